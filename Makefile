@@ -1,0 +1,43 @@
+# Every target does its own set-up (.ci/setup), again and again without harm. `make help` lists them.
+SHELL := /bin/bash
+PYTHON := $(CURDIR)/.venv/bin/python
+IFACE ?= $(shell ip -o -4 route show default 2>/dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p;q')
+LAB := $(PYTHON) -m tests.lab.run
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-unit test-kernel lint demo clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## Debian packages and the virtual environment
+	@.ci/setup
+
+run: setup ## start fusisd: on this machine where its kernel has IPVS, else in the lab with three real servers
+	@if $(PYTHON) -m tests.lab.here; then \
+	    echo "==> fusisd --iface $(IFACE)"; \
+	    if [ "$$(id -u)" -eq 0 ]; then exec $(PYTHON) -m fusisd --iface "$(IFACE)"; \
+	    else echo "fusisd changes IPVS and addresses, so it needs root: sudo asks for your password"; \
+	        exec sudo $(PYTHON) -m fusisd --iface "$(IFACE)"; fi; \
+	else \
+	    echo "==> this kernel has no IPVS: starting the lab guest"; \
+	    $(LAB) --timeout 86400 --publish 8000:lb1:8000 -- $(PYTHON) -m tests.lab.serve || [ $$? -eq 130 ]; \
+	fi
+
+demo: setup ## the story in a terminal: servers join, one dies, requests go on
+	@$(LAB) --auto --timeout 300 -- $(PYTHON) -m tests.lab.demo
+
+test: setup ## everything: lint, unit tests, Serf, the kernel tests on real IPVS
+	@.venv/bin/tox
+
+lint: setup ## ruff, mypy --strict, the layers
+	@.venv/bin/tox -e lint
+
+test-unit: setup ## tests that need no kernel
+	@.venv/bin/tox -e unit
+
+test-kernel: setup ## tests on real IPVS
+	@.venv/bin/tox -e kernel
+
+clean: ## remove what was built
+	rm -rf .venv .tox build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

@@ -1,0 +1,80 @@
+"""The only crossing between threads: HTTP workers ask, the event loop's thread answers, every wait has a limit.
+
+A command whose time ends before the store began with it is withdrawn, so that "503, nothing was changed" is true.
+Reads take the published snapshot; one that is older than reading it anew would cost is refreshed first.
+Does not: decide, hold state, or know HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+from collections.abc import Callable
+
+from fusisd.committer import Committer
+from fusisd.control import Control, Refresh
+from fusisd.errors import Unavailable
+from fusisd.model import Command
+from fusisd.ports import Snapshot
+
+log = logging.getLogger(__name__)
+
+SUBMIT_LIMIT_S = 8.0  # longer than control.SETTLE_LIMIT_S plus a slow disk
+REFRESH_LIMIT_S = 0.2
+MAX_AGE_S = 0.25
+AGE_PER_COST = 20.0
+"""A snapshot may be this many times older than one read of the kernel takes: readers cost a twentieth of the loop at the
+most, and on a table of ordinary size what somebody just did with ipvsadm is what the next request shows."""
+
+
+class Bridge:
+    """Fulfils ports.Core for threads other than the loop's."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        control: Control,
+        committer: Committer,
+        clock: Callable[[], float],
+    ) -> None:
+        """`loop` is the loop that control and committer live on."""
+        self._loop, self._control, self._committer, self._clock = loop, control, committer, clock
+        self._closed = False
+
+    def close(self) -> None:
+        """Refuse from now on; the first step of stopping."""
+        self._closed = True
+
+    def snapshot(self) -> Snapshot:
+        """The published snapshot, refreshed when it is old; at most REFRESH_LIMIT_S later, then as it is."""
+        snapshot = self._control.snapshot
+        max_age_s = min(MAX_AGE_S, AGE_PER_COST * self._control.read_cost_s)
+        if self._closed or self._clock() - snapshot.at_s <= max_age_s:
+            return snapshot
+        future = asyncio.run_coroutine_threadsafe(self._refreshed(), self._loop)
+        try:
+            return future.result(REFRESH_LIMIT_S)
+        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            future.cancel()
+            return self._control.snapshot
+
+    def submit(self, command: Command, who: str) -> Snapshot:
+        """Make a command durable and applied. Raises Refused; Unavailable means that nothing was changed."""
+        if self._closed:
+            raise Unavailable("fusisd is stopping; nothing was changed")
+        future = asyncio.run_coroutine_threadsafe(self._committer.submit(command, who), self._loop)
+        try:
+            return future.result(SUBMIT_LIMIT_S)
+        except concurrent.futures.CancelledError:
+            raise Unavailable("fusisd is stopping; the change may not have been made") from None
+        except concurrent.futures.TimeoutError:
+            future.cancel()
+            raise Unavailable(
+                "the loop or the store is busy; look before you ask again whether the change was made"
+            ) from None
+
+    async def _refreshed(self) -> Snapshot:
+        waiter: asyncio.Future[Snapshot] = self._loop.create_future()
+        self._control.enter(Refresh(waiter))
+        return await waiter

@@ -1,0 +1,94 @@
+"""The daemon's command line as one frozen value.
+
+Does not: look at the machine (daemon.py does) or read files.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusisd.errors import StartupError
+
+PORT = 8000
+SERF_MODES = ("managed", "external", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How fusisd was asked to run. `listen` empty: the interface's own addresses and loopback, port 8000."""
+
+    iface: str
+    listen: tuple[tuple[str, int], ...]
+    state_dir: Path
+    socket: Path
+    serf: str
+    serf_rpc: tuple[str, int]
+    serf_bind_port: int
+    sysctls: bool
+    dry_run: bool
+    allow_plaintext_writes: bool
+    log_level: str
+
+
+def parse(arguments: list[str] | None = None) -> Config:
+    """The configuration; argparse ends the process (status 2) on a wrong line, StartupError on a wrong value."""
+    options = _parser().parse_args(arguments)
+    if not options.iface and not options.dry_run:
+        raise StartupError("which interface do clients come in on? Give --iface (see `ip -brief address`)", 2)
+    mode, _, where = options.serf.partition(" ")
+    if mode not in SERF_MODES and ":" in mode:
+        mode, where = "external", mode
+    if mode not in SERF_MODES:
+        raise StartupError(f"--serf {options.serf!r} must be managed, off, or ADDRESS:PORT of a running agent's RPC", 2)
+    rpc = endpoint(where, "--serf") if where else ("127.0.0.1", options.serf_rpc_port)
+    return Config(
+        iface=options.iface or "",
+        listen=tuple(endpoint(text, "--listen") for text in options.listen),
+        state_dir=options.state_dir,
+        socket=options.socket,
+        serf="off" if options.dry_run else mode,
+        serf_rpc=rpc,
+        serf_bind_port=options.serf_bind_port,
+        sysctls=not options.no_sysctl,
+        dry_run=options.dry_run,
+        allow_plaintext_writes=options.allow_plaintext_writes,
+        log_level=options.log_level,
+    )
+
+
+def endpoint(text: str, option: str) -> tuple[str, int]:
+    """The address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`. Raises StartupError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise StartupError(f"{option} {text!r} must be ADDRESS:PORT, as 127.0.0.1:8000 or [::1]:8000", 2)
+    return host.strip("[]"), int(port)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fusisd",
+        description="Fusis: a layer-4 load balancer on IPVS that finds its real servers by Serf.",
+        epilog="example: fusisd --iface eth0",
+    )
+    add = parser.add_argument
+    add("--iface", metavar="NAME", help="the interface that clients come in on; VIPs are put there")
+    add("--listen", metavar="ADDRESS:PORT", action="append", default=[],
+        help=f"serve HTTP here, repeatable (default: port {PORT} of the interface's addresses and of loopback)")  # fmt: skip
+    add("--socket", type=Path, default=Path("/run/fusisd/fusisd.sock"), metavar="PATH",
+        help="Unix socket for fusisctl (default %(default)s)")  # fmt: skip
+    add("--state-dir", type=Path, default=Path("/var/lib/fusisd"), metavar="DIR",
+        help="where wishes, ownership, token and keys are kept (default %(default)s)")  # fmt: skip
+    add("--serf", default="managed", metavar="MODE",
+        help="managed (default): start and keep a serf agent; ADDRESS:PORT: use that agent's RPC; off")  # fmt: skip
+    add("--serf-rpc-port", type=int, default=7373, metavar="PORT",
+        help="RPC port of the managed agent, on loopback (default %(default)s)")  # fmt: skip
+    add("--serf-bind-port", type=int, default=7946, metavar="PORT",
+        help="gossip port of the managed agent (default %(default)s)")  # fmt: skip
+    add("--allow-plaintext-writes", action="store_true",
+        help="accept changes over plain HTTP from other hosts (the token can be read on the wire)")  # fmt: skip
+    add("--no-sysctl", action="store_true", help="change no sysctl (docs/architecture.md lists those needed)")
+    add("--dry-run", action="store_true", help="everything but the kernel: IPVS and addresses in memory, no Serf")
+    add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default %(default)s)")
+    return parser

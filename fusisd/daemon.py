@@ -1,0 +1,311 @@
+"""The life of fusisd: make every part, put them together, serve until told to stop.
+
+Starting: configuration, lock, stores, first read of the kernel, what is durable restored, then HTTP; Serf, checks and host
+are conditions that the status shows, not reasons to stay down. Stopping: no new changes, HTTP ends, adapters are
+cancelled; IPVS, VIPs and the managed Serf agent stay as they are, so that a restart moves no traffic.
+This is the only room that reads the clock and hands it on. Does not: decide anything about balancing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+from fusisd.bridge import Bridge
+from fusisd.committer import Committer
+from fusisd.config import PORT, Config
+from fusisd.control import Beginning, Control, MembersSeen, ProbeChanged, SerfState
+from fusisd.errors import FusisError, StartupError, StoreError
+from fusisd.health.monitor import Monitor
+from fusisd.health.probes import tcp_probe
+from fusisd.kernel import addresses
+from fusisd.kernel.command import CommandError
+from fusisd.kernel.host import DryHost, HostPlumbing
+from fusisd.kernel.ipvs import PROC_TABLE, IpvsKernel
+from fusisd.model import CheckTarget, Health, HostSeen
+from fusisd.serf.client import MembersSeen as SerfMembers
+from fusisd.serf.client import SerfClient, SerfError, SerfLost, connected
+from fusisd.serf.supervisor import ManagedAgent, SupervisorError, load_or_make_key
+from fusisd.store.sqlite import SqliteIntents, SqliteLocal, lock_state, machine_identity, open_database
+from fusisd.web.app import make_app
+from fusisd.web.auth import WritePolicy, load_or_make_token
+from fusisd.web.server import Listener, TcpListener, UnixListener, WebServer
+from pyipvs import IPVS, IPVSError, ServiceKey
+from pyipvs.testing import FakeKernel
+
+log = logging.getLogger(__name__)
+clock = time.monotonic
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SERF_RETRY_S = 5.0
+SERF_START_LIMIT_S = 15.0
+
+
+class StoreThread:
+    """The one thread that touches the stores; fulfils ports.StoreCall."""
+
+    def __init__(self) -> None:
+        """The thread starts with the first call."""
+        self._executor = ThreadPoolExecutor(1, "store")
+
+    def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """See ports.StoreCall."""
+        return asyncio.get_running_loop().run_in_executor(self._executor, lambda: function(*args, **kwargs))
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._executor.shutdown(wait=True)
+
+
+@dataclass(slots=True)
+class Stores:
+    """Both stores and what they held at the start."""
+
+    intents: SqliteIntents
+    local: SqliteLocal
+    beginning: Beginning
+
+
+class Daemon:
+    """One fusisd."""
+
+    def __init__(self, config: Config) -> None:
+        """Nothing is touched before `run`."""
+        self._config = config
+        self._store_call = StoreThread()
+        self._control: Control | None = None
+
+    async def run(self) -> None:
+        """Start, serve until SIGTERM or SIGINT, stop. Raises StartupError."""
+        config = self._config
+        lock_state(config.state_dir)
+        own = [] if config.dry_run else _own_addresses(config.iface)
+        kernel = _open_kernel(config.dry_run)
+        stores = await self._open_stores(own)
+        host = self._host(stores)
+        monitor = Monitor(tcp_probe, self._probe_changed, clock)
+        committer = Committer(stores.intents, stores.local, self._store_call, stores.beginning.intent)
+        control = Control(kernel, host, monitor, clock, stores.beginning, committer.release, committer.remember)
+        self._control = control
+        committer.attach(control)
+        control.start(await self._claim_missing(control, stores))
+        bridge = Bridge(asyncio.get_running_loop(), control, committer, clock)
+        web = self._web(bridge, control, own)
+        web.start()
+        _ready(web)
+        jobs: list[Coroutine[Any, Any, None]] = [control.run(), committer.run()]
+        jobs += [host.run()] if isinstance(host, HostPlumbing) else []
+        jobs += [self._serf(own)] if config.serf != "off" else []
+        try:
+            await _until_stopped(jobs)
+        finally:
+            bridge.close()
+            await asyncio.get_running_loop().run_in_executor(None, web.stop)
+            await monitor.close()
+            self._store_call.close()
+            log.info("stopped; IPVS, VIPs and Serf stay as they are")
+
+    async def _open_stores(self, own: list[str]) -> Stores:
+        path = self._config.state_dir / "fusisd.db"
+        try:
+            database = await self._store_call(open_database, path)
+            intents = SqliteIntents(database, path)
+            local = await self._store_call(SqliteLocal, database, path, machine_identity())
+            intent = await self._store_call(intents.load)
+            owned = await self._store_call(local.owned, "service")
+            remembered = await self._store_call(local.remembered)
+        except StoreError as error:
+            raise StartupError(str(error)) from None
+        keys = frozenset(ServiceKey.parse(key) for key in owned)
+        expected = self._config.serf != "off"
+        return Stores(intents, local, Beginning(intent, keys, remembered, expected, self._facts(own)))
+
+    async def _claim_missing(self, control: Control, stores: Stores) -> frozenset[ServiceKey]:
+        """Services that are wanted, not ours yet and not in the kernel (after a reboot all of them): they become ours."""
+        wanted = {service.key: service.name for service in control.intent.services.values()}
+        present = control.look()
+        missing = {key: name for key, name in wanted.items() if key not in control.owned and key not in present}
+        try:
+            await self._store_call(stores.local.claim, "service", {str(key): name for key, name in missing.items()})
+        except StoreError as error:
+            raise StartupError(str(error)) from None
+        return frozenset(missing)
+
+    def _host(self, stores: Stores) -> HostPlumbing | DryHost:
+        if self._config.dry_run:
+            return DryHost(self._host_seen)
+        return HostPlumbing(self._config.iface, stores.local, self._store_call, self._host_seen, self._config.sysctls)
+
+    def _web(self, bridge: Bridge, control: Control, own: list[str]) -> WebServer:
+        config = self._config
+        token = load_or_make_token(config.state_dir / "token")
+        listeners: list[Listener] = [TcpListener(host, port) for host, port in config.listen]
+        if not listeners:
+            loopback = ["127.0.0.1", "::1"] if socket.has_ipv6 and _has_address("::1") else ["127.0.0.1"]
+            listeners = [TcpListener(host, PORT) for host in (*loopback, *own)]
+        listeners.append(UnixListener(str(config.socket)))
+        app = make_app(bridge, WritePolicy.for_token(token, allow_plaintext_writes=config.allow_plaintext_writes))
+        return WebServer(app, listeners, refuse_address=lambda address: address in control.vips)
+
+    def _facts(self, own: list[str]) -> dict[str, object]:
+        config = self._config
+        serf = {"mode": config.serf, "address": own[0] if own else "", "port": config.serf_bind_port}
+        try:
+            version = importlib.metadata.version("pyipvs")
+        except importlib.metadata.PackageNotFoundError:
+            version = "unpackaged"
+        return {"version": version, "iface": config.iface, "dry_run": config.dry_run, "serf": serf}
+
+    async def _serf(self, own: list[str]) -> None:
+        """Keep a Serf agent (when it is ours to keep) and follow its members, for ever."""
+        while True:
+            try:
+                await self._follow_serf(own)
+            except (SupervisorError, SerfError, OSError) as error:
+                self._enter(SerfState(str(error)))
+                log.error("serf: %s; next try in %.0f s", error, SERF_RETRY_S)
+            await asyncio.sleep(SERF_RETRY_S)
+
+    async def _follow_serf(self, own: list[str]) -> None:
+        auth_key, jobs = None, []
+        if self._config.serf == "managed":
+            agent = self._managed_agent(own)
+            auth_key = agent.rpc_auth_key
+            if await agent.ensure_running():  # its RPC listens about a second after its start
+                await (await connected(*agent.rpc, auth_key, SERF_START_LIMIT_S)).close()
+            jobs.append(agent.supervise())
+        client = SerfClient(*self._config.serf_rpc, auth_key=auth_key)
+        try:
+            await _until_stopped([*jobs, client.watch(self._serf_seen, self._serf_lost)], signals=False)
+        finally:
+            await client.close()
+
+    def _managed_agent(self, own: list[str]) -> ManagedAgent:
+        config = self._config
+        if not own:
+            raise SupervisorError(f"{config.iface} has no address to gossip on")
+        directory = config.state_dir / "serf"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        return ManagedAgent(
+            state_dir=directory,
+            node=f"{socket.gethostname()}-balancer",
+            bind=f"[{own[0]}]:{config.serf_bind_port}" if ":" in own[0] else f"{own[0]}:{config.serf_bind_port}",
+            rpc_port=config.serf_rpc[1],
+            key=load_or_make_key(directory / "key"),
+            tags={"role": "balancer"},
+        )
+
+    def _enter(self, value: Any) -> None:
+        if self._control is not None:
+            self._control.enter(value)
+
+    def _host_seen(self, seen: HostSeen) -> None:
+        self._enter(seen)
+
+    def _probe_changed(self, target: CheckTarget, health: Health) -> None:
+        self._enter(ProbeChanged(target, health))
+
+    def _serf_seen(self, seen: SerfMembers) -> None:
+        self._enter(SerfState(""))
+        self._enter(MembersSeen(seen.members))
+
+    def _serf_lost(self, lost: SerfLost) -> None:
+        log.warning("serf: %s", lost.reason)
+        self._enter(SerfState(lost.reason))
+
+
+async def _until_stopped(jobs: list[Coroutine[Any, Any, None]], signals: bool = True) -> None:
+    """Run the jobs until a signal (with `signals`) or until one of them ends; then cancel the others."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    if signals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+    tasks = [loop.create_task(job) for job in jobs]
+    waiting = loop.create_task(_wait(stop))
+    try:
+        done, _ = await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()  # what ended a job for good ends us too
+    finally:
+        for task in (*tasks, waiting):
+            task.cancel()
+        await asyncio.gather(*tasks, waiting, return_exceptions=True)
+
+
+async def _wait(stop: asyncio.Event) -> None:
+    await stop.wait()
+
+
+def _open_kernel(dry_run: bool) -> IpvsKernel:
+    if dry_run:
+        log.warning("DRY RUN: IPVS and addresses exist in memory only; no packet is balanced")
+        return IpvsKernel(IPVS(transport=FakeKernel()), proc=None)
+    if os.geteuid() != 0:
+        raise StartupError("fusisd changes IPVS, addresses and sysctls: run it as root (or try it with --dry-run)")
+    try:
+        return IpvsKernel(IPVS(), PROC_TABLE)
+    except IPVSError as error:
+        raise StartupError(str(error)) from None
+
+
+def _own_addresses(iface: str) -> list[str]:
+    """The interface's own addresses. Raises StartupError."""
+    try:
+        return addresses.primary(iface)
+    except CommandError as error:
+        if "does not exist" in str(error):
+            raise StartupError(f"--iface {iface}: no such interface (see `ip -brief address`)", 2) from None
+        raise StartupError(str(error)) from None
+
+
+def _has_address(address: str) -> bool:
+    with contextlib.suppress(CommandError):
+        return address in addresses.present()
+    return False
+
+
+def _ready(web: WebServer) -> None:
+    ports = sorted({listener.port for listener in web.addresses if isinstance(listener, TcpListener)})
+    for listener in web.addresses:
+        log.info("listening on %s", listener)
+    print(f"Listening and serving HTTP on {', '.join(f':{port}' for port in ports)}", flush=True)
+    _notify("READY=1")
+
+
+def _notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)); without it nothing happens."""
+    path = os.environ.get("NOTIFY_SOCKET")
+    if path:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect("\0" + path[1:] if path.startswith("@") else path)
+            sock.send(state.encode())
+
+
+def main(config: Config) -> int:
+    """Run fusisd to its end; the exit status."""
+    logging.basicConfig(
+        level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    try:
+        asyncio.run(Daemon(config).run())
+    except StartupError as error:
+        print(f"fusisd: {error}", file=sys.stderr)
+        return error.status
+    except FusisError as error:
+        print(f"fusisd: {error}", file=sys.stderr)
+        return 1
+    return 0

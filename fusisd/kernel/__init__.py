@@ -1,0 +1,1 @@
+"""The room of everything that touches this host's kernel: IPVS, addresses, announcements, NAT, sysctls."""

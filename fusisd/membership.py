@@ -1,0 +1,147 @@
+"""What Serf shows of the real servers, turned into nodes and what they offer: pure.
+
+The list is the truth and absence is never evidence: a node that is missing from a list (our own agent restarted, or is
+cut off) keeps its last state and is flagged; only a status seen, or a tag seen dropped, changes what we know. The tags
+contract is docs/tags.md. Does not: talk to Serf, read a clock, or decide what happens to a destination (target.py does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from fusisd.errors import Invalid
+from fusisd.model import Node, NodeStatus, Offer, checked_address, checked_name, checked_port, checked_weight
+from fusisd.ports import Remembered
+from pyipvs import ForwardingMethod
+
+ROLE_TAG = "role"
+AGENT_ROLE = "agent"
+SERVICE_TAG_PREFIX = "s:"
+
+WITHDRAWN_KEPT_S = 300.0  # how long a dropped offer is remembered: longer than any drain lasts
+
+_METHODS = {"nat": ForwardingMethod.NAT, "route": ForwardingMethod.ROUTE, "tunnel": ForwardingMethod.TUNNEL}
+
+
+class Member(Protocol):
+    """A row of Serf's member list, as any client may hand it over."""
+
+    @property
+    def name(self) -> str:
+        """The node's name; any text."""
+
+    @property
+    def address(self) -> str:
+        """Its address, canonical text."""
+
+    @property
+    def status(self) -> str:
+        """alive, leaving, left, failed, or a word of a newer Serf."""
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """Its tags."""
+
+
+Nodes = Mapping[str, Node]
+
+
+def update(nodes: Nodes, members: Iterable[Member], now_s: float) -> Nodes:
+    """What we know after seeing this list. Members that never said role=agent are not ours to look at."""
+    after: dict[str, Node] = {}
+    for member in members:
+        known = nodes.get(member.name)
+        if known is None and member.tags.get(ROLE_TAG) != AGENT_ROLE:
+            continue
+        after[member.name] = _seen(known, member, now_s)
+    for name, node in nodes.items():
+        if name not in after and node.status is not NodeStatus.LEFT:
+            after[name] = replace(node, missing=True)
+    return after
+
+
+def recalled(remembered: Iterable[Remembered], now_s: float) -> Nodes:
+    """The nodes we knew before our own restart: they stand until a list, a check or an operator contradicts them."""
+    nodes: dict[str, Node] = {}
+    for row in remembered:
+        node = nodes.get(row.node) or Node(row.node, row.address, NodeStatus.REMEMBERED, since_s=now_s)
+        nodes[row.node] = replace(node, offers={**node.offers, row.offer.service: row.offer})
+    return nodes
+
+
+def memory(nodes: Nodes) -> frozenset[Remembered]:
+    """What must outlive our restart: every offer of a node that did not leave."""
+    return frozenset(
+        Remembered(node.name, node.address, offer)
+        for node in nodes.values()
+        if node.status is not NodeStatus.LEFT
+        for offer in node.offers.values()
+    )
+
+
+def parse_offers(tags: Mapping[str, str]) -> tuple[dict[str, Offer], tuple[str, ...]]:
+    """The services that tags offer, and a sentence for each tag that is malformed (the others still count)."""
+    offers: dict[str, Offer] = {}
+    problems: list[str] = []
+    if tags.get(ROLE_TAG) != AGENT_ROLE:
+        return offers, ()
+    for tag, text in sorted(tags.items()):
+        if not tag.startswith(SERVICE_TAG_PREFIX):
+            continue
+        try:
+            offer = _parse_offer(tag.removeprefix(SERVICE_TAG_PREFIX), text)
+        except Invalid as error:
+            problems.append(f"tag {tag!r}: {error}")
+        else:
+            offers[offer.service] = offer
+    return offers, tuple(problems)
+
+
+def _parse_offer(service: str, text: str) -> Offer:
+    """`80`, `80/nat`, `80/nat/3`, `80/nat/3/check=none`; an option not known to us is ignored."""
+    checked_name(service, "service")
+    port, *rest = text.split("/")
+    method = rest[0] if rest else "nat"
+    if method not in _METHODS:
+        raise Invalid(f"method {method!r} must be nat, route or tunnel", "method")
+    weight = _number(rest[1], "weight") if len(rest) > 1 else 1
+    return Offer(
+        service=service,
+        port=checked_port(_number(port, "port")),
+        method=_METHODS[method],
+        weight=checked_weight(weight),
+        checked="check=none" not in rest[2:],
+    )
+
+
+def _number(text: str, what: str) -> int:
+    """Plain ASCII digits only: int() alone would also take '+1', ' 1 ' and '1_0'."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
+        raise Invalid(f"{what} {text!r} must be a whole number", what)
+    return int(text)
+
+
+def _seen(known: Node | None, member: Member, now_s: float) -> Node:
+    offers, problems = parse_offers(member.tags)
+    try:
+        status = NodeStatus(str(member.status))
+    except ValueError:
+        status = known.status if known else NodeStatus.FAILED
+        problems = (*problems, f"Serf calls it {member.status!r}, a word not known here")
+    try:
+        address = checked_address(member.address)
+    except Invalid as error:
+        return Node(member.name, member.address, status, {}, now_s, problems=(*problems, str(error)))
+    if known is None or known.address != address:
+        return Node(member.name, address, status, offers, now_s, problems=problems)
+    since_s = known.since_s if known.status is status else now_s
+    dropped = {service: now_s for service in known.offers if service not in offers}
+    withdrawn = {
+        service: at_s
+        for service, at_s in {**dropped, **known.withdrawn}.items()
+        if service not in offers and now_s - at_s < WITHDRAWN_KEPT_S
+    }
+    kept = {s: known.offers[s] for s in withdrawn if s in known.offers}
+    return Node(member.name, address, status, {**kept, **offers}, since_s, problems=problems, withdrawn=withdrawn)

@@ -1,0 +1,257 @@
+"""What things are: services, destinations, nodes, checks, commands and observations, all frozen values.
+
+Identity, configuration and observation are different types. Addresses are canonical text, times are seconds of the
+monotonic clock that the daemon hands down, mappings are never changed after they were handed out (copy, then replace).
+Does not: decide anything, do I/O, or read a clock.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from fusisd.errors import Invalid
+from pyipvs import ForwardingMethod, Protocol, ServiceKey
+
+# One name is a path segment, a metric label and a part of a Serf tag: letters, digits and . _ : - (no '/', no space).
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
+
+# Every scheduler of net/netfilter/ipvs/ in Linux 6.1; "none" (no scheduler: drops) is left out on purpose.
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos")
+
+MAX_WEIGHT = 65535  # the kernel takes 2^31-1, but wrr's and wlc's products overflow far below; keepalived allows 65535
+
+DestinationKey = tuple[str, int]
+"""(address, port): what tells two destinations of one service apart in the kernel."""
+
+
+def checked_name(name: str, what: str = "name") -> str:
+    """`name`, or Invalid: 1 to 128 letters, digits and `. _ : -`, beginning with a letter or digit."""
+    if not _NAME.match(name):
+        raise Invalid(
+            f"{what} {name!r} must be 1 to 128 letters, digits or . _ : - and begin with a letter or digit", what
+        )
+    return name
+
+
+def checked_address(text: str, what: str = "address") -> str:
+    """The canonical text of an IPv4 or IPv6 unicast address, or Invalid."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise Invalid(f"{what} {text!r} is not an IPv4 or IPv6 address", what) from None
+    if getattr(address, "scope_id", None):
+        raise Invalid(f"{what} {text!r} has a zone; IPVS knows none", what)
+    if address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255":
+        raise Invalid(f"{what} {text} must be a unicast address", what)
+    # As the kernel's tools write it: ipaddress and inet_ntop differ on IPv4-mapped IPv6 addresses.
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    return socket.inet_ntop(family, address.packed)
+
+
+def checked_port(port: int, what: str = "port") -> int:
+    """`port`, or Invalid: 1 to 65535."""
+    if not 1 <= port <= 65535:
+        raise Invalid(f"{what} {port} must be 1 to 65535", what)
+    return port
+
+
+def checked_weight(weight: int) -> int:
+    """`weight`, or Invalid: 0 (no new connections) to 65535."""
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise Invalid(f"weight {weight} must be 0 to {MAX_WEIGHT}", "weight")
+    return weight
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A place where a service's connections may go, as an operator or a node's tags ask for it."""
+
+    name: str
+    address: str
+    port: int
+    weight: int = 1
+    method: ForwardingMethod = ForwardingMethod.ROUTE
+
+    @property
+    def key(self) -> DestinationKey:
+        """What tells it apart from the service's other destinations in the kernel."""
+        return (self.address, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A virtual service that operators asked for, with the destinations they named themselves.
+
+    `excluded` holds names of destinations found by Serf that an operator deleted; they stay out until added by hand.
+    """
+
+    name: str
+    key: ServiceKey
+    scheduler: str = "rr"
+    persistence_s: int = 0
+    destinations: Mapping[str, Destination] = field(default_factory=dict)
+    excluded: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Everything that operators want, durable; `revision` counts the commits that made it."""
+
+    services: Mapping[str, Service] = field(default_factory=dict)
+    revision: int = 0
+
+
+# Commands: what an operator may ask for. Each touches exactly one service, so each is one row in the store.
+
+
+@dataclass(frozen=True, slots=True)
+class AddService:
+    """Make this service (with no destinations yet, or with those it carries)."""
+
+    service: Service
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteService:
+    """Remove the service and all its destinations."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddDestination:
+    """Add a destination to a service; the same again changes nothing."""
+
+    service: str
+    destination: Destination
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteDestination:
+    """Remove one destination; one that Serf found is kept out until added again."""
+
+    service: str
+    name: str
+
+
+Command = AddService | DeleteService | AddDestination | DeleteDestination
+
+
+# Nodes: what Serf shows of the real servers.
+
+
+class NodeStatus(Enum):
+    """Serf's word for a member, and `REMEMBERED`: known from before our own restart, not seen in a list since."""
+
+    ALIVE = "alive"
+    LEAVING = "leaving"
+    LEFT = "left"
+    FAILED = "failed"
+    REMEMBERED = "remembered"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One service that a node's tags offer: `tag s:<service>` = `port[/method[/weight[/option...]]]`."""
+
+    service: str
+    port: int
+    method: ForwardingMethod = ForwardingMethod.NAT
+    weight: int = 1
+    checked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A real server that offers services; `since_s` is when its present status was first seen."""
+
+    name: str
+    address: str
+    status: NodeStatus
+    offers: Mapping[str, Offer] = field(default_factory=dict)
+    since_s: float = 0.0
+    missing: bool = False
+    problems: tuple[str, ...] = ()
+    withdrawn: Mapping[str, float] = field(default_factory=dict)
+    """Services that its tags offered once and dropped, with the time: they drain."""
+
+
+# Checks: is a destination answering?
+
+
+class CheckState(Enum):
+    """`UNKNOWN` until rise or fall was reached for the first time."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckTarget:
+    """What is probed: a TCP connect to this address and port. Equal targets share one probe."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSettings:
+    """How a target is probed. `rise` passes in a row mean up, `fall` failures mean down."""
+
+    interval_s: float = 1.0
+    timeout_s: float = 0.5
+    rise: int = 1
+    fall: int = 2
+    fast_interval_s: float = 0.25
+    """Between the starts of probes while the last result disagrees with the state. A silent death is so known within
+    interval + fall x timeout = 2 s, one with a refusal within interval + fast interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the check of a target says; `since_s` is when it began to say so, `reason` why (`connection refused`)."""
+
+    state: CheckState = CheckState.UNKNOWN
+    since_s: float = 0.0
+    reason: str = ""
+
+
+# Host: what must be true of the machine besides IPVS.
+
+
+@dataclass(frozen=True, slots=True)
+class Masquerade:
+    """Connections of this service to this real server leave with the balancer's own address (method nat)."""
+
+    protocol: Protocol
+    vip: str
+    vip_port: int
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostWanted:
+    """The VIPs on the interface, the masquerade rules and the sysctl switches that the target needs."""
+
+    vips: frozenset[str] = frozenset()
+    masquerades: frozenset[Masquerade] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class HostSeen:
+    """What the host has of it: VIPs that are ours and there, external ones (already on the host), and what failed."""
+
+    vips: frozenset[str] = frozenset()
+    external: frozenset[str] = frozenset()
+    masquerades: frozenset[Masquerade] = frozenset()
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """Key `vip 10.0.0.1`, `nat`, `sysctl net.ipv4.ip_forward` ...: why it could not be made so."""
+    settled: bool = True
+    """The last wish was worked off (with or without failures)."""

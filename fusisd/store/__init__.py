@@ -1,0 +1,1 @@
+"""Where wishes and ownership are kept on disk."""

@@ -1,0 +1,76 @@
+"""The application: the rooms put together, the guard before every change, JSON for all that goes wrong.
+
+Does not: know a route's meaning; rooms bring their routes, errors.py the status codes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bottle import Bottle, HTTPError, HTTPResponse, request, response
+
+from fusisd.errors import FusisError, Refused
+from fusisd.ports import Core
+from fusisd.web.auth import WritePolicy
+from fusisd.web.compat import FIELD_NAMES, JSON_TYPE, Compat, json_response, render
+from fusisd.web.errors import MissingFields, Unauthorized, status_of
+from fusisd.web.status import Status
+
+log = logging.getLogger(__name__)
+
+_REQUIRED = "non zero value required"  # the words of 2016's govalidator
+
+
+def make_app(core: Core, policy: WritePolicy, clock: Callable[[], float] = time.monotonic) -> Bottle:
+    """The WSGI application over `core`; `clock` is the one that the snapshots' times are of."""
+    app = Bottle()
+    app.default_error_handler = _error_page
+    for room in (Compat(core), Status(core, clock)):
+        for method, path, handler in room.routes():
+            # HEAD by name, so that a 405 lists it under Allow
+            app.route(path, ["GET", "HEAD"] if method == "GET" else method, _guarded(handler, policy))
+    return app
+
+
+def _guarded(handler: Callable[..., object], policy: WritePolicy) -> Callable[..., object]:
+    """The handler behind the write policy, with our exceptions turned into answers."""
+
+    def call(**names: str) -> object:
+        try:
+            if request.method not in ("GET", "HEAD"):
+                environ = request.environ  # bottle's own header reader fails on bytes that are not UTF-8
+                policy.check(str(environ.get("fusis.peer", "")), environ.get("HTTP_AUTHORIZATION"))
+            return handler(**names)
+        except FusisError as error:
+            return _refusal(error)
+        except Exception:  # the last resort: a bug of ours is logged here and answered without its inside
+            log.exception("web: %s %s failed", request.method, request.path)
+            return json_response(render({"error": "internal error; see fusisd's log"}), 500)
+
+    return call
+
+
+def _refusal(error: FusisError) -> HTTPResponse:
+    status = status_of(error)
+    if status == 500:
+        log.error("web: %s %s failed: %s", request.method, request.path, error)
+    headers = {"WWW-Authenticate": 'Bearer realm="fusisd"'} if isinstance(error, Unauthorized) else {}
+    return json_response(render(_explained(error)), status, headers)
+
+
+def _explained(error: FusisError) -> dict[str, Any]:
+    """`{"errors": {field: sentence}}` when single fields are to blame, else `{"error": sentence}`."""
+    if isinstance(error, MissingFields):
+        return {"errors": dict.fromkeys(sorted(error.fields), _REQUIRED)}
+    if isinstance(error, Refused) and error.field is not None:
+        return {"errors": {FIELD_NAMES.get(error.field, error.field): str(error)}}
+    return {"error": str(error)}
+
+
+def _error_page(error: HTTPError) -> bytes:
+    """What Bottle answers by itself (404, 405, 500) as JSON; the headers that it set (Allow) stay."""
+    response.content_type = JSON_TYPE
+    return render({"error": str(error.body)})

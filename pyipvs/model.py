@@ -1,0 +1,369 @@
+"""Services, destinations and their statistics as frozen values.
+
+Identity (`ServiceKey`), configuration (`Service`, `Destination`) and observation (`ServiceStatus`,
+`DestinationStatus`) are different types, so that equality of configuration never sees a counter. Addresses
+are canonical text. Values are validated when a caller makes them (the kernel takes some that it then drops
+traffic for, measured on Linux 6.1); what the kernel sent is trusted.
+Does not: know netlink.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from functools import total_ordering
+from typing import Any, Self, TypeVar
+
+from pyipvs.const import NAME_MAX
+
+_MODULE_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_MAX - 1}}}\Z")  # goes into modprobe ip_vs_NAME
+_MAX_TIMEOUT_S = (2**31 - 1) // 1000  # ip_vs_set_timeout allows INT_MAX / HZ, and HZ is at most 1000
+
+
+class Word(IntEnum):
+    """An integer whose text is its name in lower case, and which can be made from that text."""
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        return cls.__members__.get(value.upper()) if isinstance(value, str) else None
+
+    @classmethod
+    def seen(cls, value: int) -> Self:
+        """The member for what the kernel holds. One we do not know gets its number as name: being blind to a
+        whole table because of one entry that another program made would be worse."""
+        try:
+            return cls(value)
+        except ValueError:
+            stranger = int.__new__(cls, value)
+            stranger._name_, stranger._value_ = str(value), value
+            return stranger
+
+
+W = TypeVar("W", bound=Word)
+
+
+class Protocol(Word):
+    """IPPROTO_* that IPVS balances."""
+
+    TCP = 6
+    UDP = 17
+    SCTP = 132
+
+
+class Family(Word):
+    """Address family (AF_INET, AF_INET6)."""
+
+    INET = socket.AF_INET
+    INET6 = socket.AF_INET6
+
+
+class ForwardingMethod(Word):
+    """How a packet reaches the real server. LOCAL and BYPASS are the kernel's own and only ever read."""
+
+    NAT = 0
+    LOCAL = 1
+    TUNNEL = 2
+    ROUTE = 3
+    BYPASS = 4
+
+
+class TunnelType(Word):
+    """Encapsulation of method tunnel (IP_VS_CONN_F_TUNNEL_TYPE_*)."""
+
+    IPIP = 0
+    GUE = 1
+    GRE = 2
+
+
+class ServiceFlags(IntFlag):
+    """IP_VS_SVC_F_* that a caller may set. What SCHED1 to SCHED3 mean is the scheduler's affair."""
+
+    NONE = 0
+    ONE_PACKET = 0x0004
+    SCHED1 = 0x0008
+    SCHED2 = 0x0010
+    SCHED3 = 0x0020
+    SH_FALLBACK = 0x0008  # schedulers sh and mh: another destination when the chosen one has weight 0
+    SH_PORT = 0x0010  # schedulers sh and mh: the client's port is part of the hash
+
+
+def family_of(address: str) -> Family:
+    """The family of a canonical address."""
+    return Family.INET6 if ":" in address else Family.INET
+
+
+def _address(text: str, what: str) -> str:
+    """Canonical as the C library writes it, which is how the kernel's answers are decoded."""
+    family = family_of(text)
+    try:
+        return socket.inet_ntop(family, socket.inet_pton(family, text))
+    except (OSError, ValueError):
+        raise ValueError(f"{what} {text!r} is not an IPv4 or IPv6 address") from None
+
+
+def _host_address(text: str, what: str) -> str:
+    """The address of one host: the kernel answers EINVAL for others (ip_vs_new_dest)."""
+    address = _address(text, what)
+    first, *rest = socket.inet_pton(family_of(address), address)
+    multicast = first == 0xFF if rest[3:] else 224 <= first < 240
+    if multicast or not any((first, *rest)) or address == "255.255.255.255":
+        raise ValueError(f"{what} {address} is not the address of one host")
+    return address
+
+
+def _member(kind: type[W], value: Any, what: str) -> W:
+    try:
+        return kind(value)
+    except ValueError:
+        words = ", ".join(str(member) for member in kind)
+        raise ValueError(f"{what} {value!r} must be one of {words}") from None
+
+
+def _within(value: int, low: int, high: int, what: str) -> None:
+    if not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{what} {value!r} must be a whole number from {low} to {high}")
+
+
+def endpoint(address: str, port: int) -> str:
+    """`10.0.0.1:80` or `[fd00::1]:80`."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def split_endpoint(text: str) -> tuple[str, int]:
+    """The address and port of `10.0.0.1:80` or `[fd00::1]:80`. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not (port.isascii() and port.isdigit()) or (":" in host) != bracketed:
+        raise ValueError(f"{text!r} is not ADDRESS:PORT or [ADDRESS]:PORT")
+    return _address(host[1:-1] if bracketed else host, "address"), int(port)
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class ServiceKey:
+    """What tells services apart: protocol, address and port, or (then those are None) a firewall mark.
+
+    Its text is `tcp/10.0.0.1:80`, `udp/[fd00::1]:53`, `fwmark/7`, `fwmark6/7`; `parse` reads the same. Keys
+    sort by address, then port and protocol; firewall marks come last.
+    """
+
+    protocol: Protocol | None = None
+    address: str | None = None
+    port: int | None = None
+    mark: int | None = None
+    family: Family = Family.INET
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming the part that is wrong."""
+        if self.mark is not None:
+            if (self.protocol, self.address, self.port) != (None, None, None):
+                raise ValueError("a service has a firewall mark, or protocol, address and port: not both")
+            object.__setattr__(self, "family", _member(Family, self.family, "family"))
+            _within(self.mark, 1, 2**32 - 1, "firewall mark")  # the kernel makes tcp/0.0.0.0:0 of mark 0
+            return
+        if self.protocol is None or self.address is None or self.port is None:
+            raise ValueError("a service needs protocol, address and port, or a firewall mark")
+        address = _address(self.address, "service address")
+        _within(self.port, 0, 65535, "port")
+        object.__setattr__(self, "protocol", _member(Protocol, self.protocol, "protocol"))
+        object.__setattr__(self, "address", address)
+        object.__setattr__(self, "family", family_of(address))
+
+    @classmethod
+    def fwmark(cls, mark: int, family: Family = Family.INET) -> ServiceKey:
+        """The key of a service that takes packets with this firewall mark (1 to 2^32-1)."""
+        return cls(mark=mark, family=family)
+
+    @classmethod
+    def parse(cls, text: str) -> ServiceKey:
+        """The key written as `tcp/10.0.0.1:80`; without a protocol it is tcp. Raises ValueError."""
+        kind, slash, rest = text.rpartition("/")
+        if kind in ("fwmark", "fwmark6"):
+            if not (rest.isascii() and rest.isdigit()):
+                raise ValueError(f"{text!r}: the firewall mark must be a whole number")
+            return cls.fwmark(int(rest), Family.INET6 if kind == "fwmark6" else Family.INET)
+        if slash and kind.upper() not in Protocol.__members__:
+            raise ValueError(f"{text!r}: {kind!r} must be tcp, udp, sctp, fwmark or fwmark6")
+        return cls(Protocol[kind.upper()] if slash else Protocol.TCP, *split_endpoint(rest))
+
+    def __str__(self) -> str:
+        if self.mark is not None:
+            return f"fwmark{'6' if self.family is Family.INET6 else ''}/{self.mark}"
+        return f"{self.protocol}/{endpoint(self.address or '', self.port or 0)}"
+
+    def __lt__(self, other: object) -> bool:
+        return self._rank() < other._rank() if isinstance(other, ServiceKey) else NotImplemented
+
+    def _rank(self) -> tuple[object, ...]:
+        if self.address is None:
+            return (1, self.family, self.mark)
+        return (0, self.family, socket.inet_pton(self.family, self.address), self.port, self.protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A virtual service's configuration.
+
+    `persistence_s`: seconds a client stays with its real server, 0 = not persistent. `netmask`: prefix length
+    by which clients are grouped for persistence (None = each address alone). `persistence_engine`: `sip`, or
+    None for the client's address.
+    """
+
+    key: ServiceKey
+    scheduler: str = "wlc"
+    flags: ServiceFlags = ServiceFlags.NONE
+    persistence_s: int = 0
+    netmask: int | None = None
+    persistence_engine: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming the part that is wrong."""
+        full = 128 if self.key.family is Family.INET6 else 32
+        if self.netmask is None:
+            object.__setattr__(self, "netmask", full)
+        object.__setattr__(self, "flags", ServiceFlags(self.flags))
+        for what, name in (("scheduler", self.scheduler), ("persistence_engine", self.persistence_engine)):
+            if name is not None and not _MODULE_NAME.match(name):
+                raise ValueError(f"{what} {name!r} must be 1 to {NAME_MAX - 1} letters or digits")
+        _within(self.persistence_s, 0, _MAX_TIMEOUT_S, "persistence_s")
+        _within(self.netmask or 0, 1, full, "netmask (a prefix length)")
+        if self.key.port == 0 and not self.persistence_s:
+            raise ValueError("port 0 (all ports) needs persistence_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """Encapsulation for method tunnel.
+
+    `port`: UDP port of gue, else 0. `flags`: IP_VS_TUNNEL_ENCAP_FLAG_*, 1 checksum, 2 remote checksum.
+    """
+
+    type: TunnelType = TunnelType.IPIP
+    port: int = 0
+    flags: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming the part that is wrong."""
+        object.__setattr__(self, "type", _member(TunnelType, self.type, "tunnel type"))
+        _within(self.port, 0, 65535, "tunnel port")
+        _within(self.flags, 0, 3, "tunnel flags")
+        if (self.type is TunnelType.GUE) != bool(self.port):
+            raise ValueError("gue needs a tunnel port, ipip and gre have none")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A destination's configuration: where a service's connections may go.
+
+    `weight` 0 = no new connections. `method` may be given as text. Thresholds count connections: at
+    `upper_threshold` (0 = no limit) new ones stop until they are fewer than `lower_threshold`. `tunnel` is
+    for method tunnel only (None = ipip).
+    """
+
+    address: str
+    port: int
+    weight: int = 1
+    method: ForwardingMethod = ForwardingMethod.NAT
+    upper_threshold: int = 0
+    lower_threshold: int = 0
+    tunnel: Tunnel | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming the part that is wrong."""
+        object.__setattr__(self, "address", _host_address(self.address, "destination address"))
+        object.__setattr__(self, "method", _member(ForwardingMethod, self.method, "method"))
+        _within(self.port, 0, 65535, "port")
+        _within(self.weight, 0, 2**31 - 1, "weight")
+        _within(self.upper_threshold, 0, 2**32 - 1, "upper_threshold")
+        _within(self.lower_threshold, 0, self.upper_threshold, "lower_threshold")
+        if self.method is ForwardingMethod.TUNNEL and self.tunnel is None:
+            object.__setattr__(self, "tunnel", Tunnel())
+        if self.method is not ForwardingMethod.TUNNEL and self.tunnel is not None:
+            raise ValueError(f"tunnel settings are for method tunnel, not {self.method}")
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it apart within its service."""
+        return (self.address, self.port)
+
+    def __str__(self) -> str:
+        return endpoint(self.address, self.port)
+
+
+def check_pair(key: ServiceKey, destination: Destination) -> None:
+    """Raise ValueError when the service `key` cannot forward to `destination`.
+
+    The kernel takes route and tunnel with another port and drops the traffic: neither rewrites packets.
+    """
+    method = destination.method
+    if method not in (ForwardingMethod.NAT, ForwardingMethod.ROUTE, ForwardingMethod.TUNNEL):
+        raise ValueError(f"method {method} is the kernel's own: use nat, route or tunnel")
+    if method is not ForwardingMethod.NAT and key.port and destination.port != key.port:
+        raise ValueError(f"port {destination.port}: method {method} keeps the service's {key.port}; use nat")
+    if method is not ForwardingMethod.TUNNEL and family_of(destination.address) is not key.family:
+        raise ValueError(f"{destination} has another family than {key}: only method tunnel joins them")
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters since the start or the last zero, and rates: the kernel's moving averages, new every 2 s."""
+
+    connections: int = 0
+    packets_in: int = 0
+    packets_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    connections_per_s: int = 0
+    packets_in_per_s: int = 0
+    packets_out_per_s: int = 0
+    bytes_in_per_s: int = 0
+    bytes_out_per_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """A service as the kernel has it."""
+
+    service: Service
+    stats: Stats
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationStatus:
+    """A destination as the kernel has it; `active`, `inactive`, `persistent` are connections now."""
+
+    destination: Destination
+    active: int
+    inactive: int
+    persistent: int
+    stats: Stats
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Connection timeouts of a network namespace in seconds; 0 in a change leaves a value as it is."""
+
+    tcp_s: int = 0
+    tcp_fin_s: int = 0
+    udp_s: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming the part that is wrong."""
+        for name in ("tcp_s", "tcp_fin_s", "udp_s"):
+            _within(getattr(self, name), 0, _MAX_TIMEOUT_S, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """IPVS' own version, as `1.2.1`, and the size of its connection hash table."""
+
+    version: str
+    connection_table_size: int

@@ -1,0 +1,354 @@
+"""Attributes of IPVS generic netlink as tables, and one codec for all of them: pure, bytes in, values out.
+
+A netlink attribute is a u16 length (header included), a u16 type, the value, and padding to four bytes
+(struct nlattr in <linux/netlink.h>). Numbers are in host order but for ports and IPv4 netmasks. Attributes
+not in a table are skipped, so a newer kernel's additions, and the PAD attributes of kernels without unaligned
+access, do no harm. Any bytes decode to values or raise DecodeError, nothing else (a property test says so).
+Does not: send anything, or know message headers and sequence numbers (netlink.py does).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from pyipvs.const import FWD_MASK, CmdAttr, DestAttr, InfoAttr, StatsAttr, SvcAttr, SvcFlag
+from pyipvs.errors import DecodeError
+from pyipvs.model import (
+    Destination,
+    DestinationStatus,
+    Family,
+    ForwardingMethod,
+    Info,
+    Protocol,
+    Service,
+    ServiceFlags,
+    ServiceKey,
+    ServiceStatus,
+    Stats,
+    Timeouts,
+    Tunnel,
+    TunnelType,
+    family_of,
+)
+
+T = TypeVar("T")
+Values = dict[str, Any]
+
+_HEADER = struct.Struct("=HH")
+_TYPE_MASK = 0x3FFF  # NLA_TYPE_MASK: the two upper bits are NLA_F_NESTED and NLA_F_NET_BYTEORDER
+_SETTABLE = int(SvcFlag.ONEPACKET | SvcFlag.SCHED1 | SvcFlag.SCHED2 | SvcFlag.SCHED3)
+_FLAGS_MASK = _SETTABLE | SvcFlag.PERSISTENT
+
+
+class Kind(NamedTuple):
+    """How a value of one kind stands in an attribute; `decode` may raise struct.error or ValueError."""
+
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+    flag: int = 0
+
+
+class Attr(NamedTuple):
+    """One row of a table: the attribute's number, the name of its value here, and its kind."""
+
+    number: int
+    field: str
+    kind: Kind
+
+
+class Table(tuple[Attr, ...]):
+    """The attributes of one level, in the order in which the kernel sends them."""
+
+    def __init__(self, _rows: tuple[Attr, ...]) -> None:
+        self.by_number = {int(attr.number): (attr.field, attr.kind.decode) for attr in self}
+
+
+def _number(layout: str) -> Kind:
+    packer = struct.Struct(layout)
+    return Kind(packer.pack, lambda data: packer.unpack(data)[0])
+
+
+U8, U16, U32, I32, U64 = (_number(f"={letter}") for letter in "BHIiQ")
+BE16 = _number("!H")
+ADDRESS = Kind(lambda packed: packed.ljust(16, b"\0"), bytes)  # union nf_inet_addr, its family stands apart
+TEXT = Kind(lambda text: text.encode() + b"\0", lambda data: data.partition(b"\0")[0].decode())
+FLAGS = Kind(lambda pair: struct.pack("=II", *pair), struct.Struct("=II").unpack)  # struct ip_vs_flags
+NESTED = Kind(bytes, bytes, 0x8000)  # NLA_F_NESTED, which libnl sets and the kernel's answers do not have
+
+COMMAND = Table(
+    (
+        Attr(CmdAttr.SERVICE, "service", NESTED),
+        Attr(CmdAttr.DEST, "destination", NESTED),
+        Attr(CmdAttr.TIMEOUT_TCP, "tcp_s", U32),
+        Attr(CmdAttr.TIMEOUT_TCP_FIN, "tcp_fin_s", U32),
+        Attr(CmdAttr.TIMEOUT_UDP, "udp_s", U32),
+    )
+)
+SERVICE = Table(
+    (
+        Attr(SvcAttr.AF, "family", U16),
+        Attr(SvcAttr.FWMARK, "mark", U32),  # instead of the next three
+        Attr(SvcAttr.PROTOCOL, "protocol", U16),
+        Attr(SvcAttr.ADDR, "address", ADDRESS),
+        Attr(SvcAttr.PORT, "port", BE16),
+        Attr(SvcAttr.SCHED_NAME, "scheduler", TEXT),
+        Attr(SvcAttr.PE_NAME, "persistence_engine", TEXT),
+        Attr(SvcAttr.FLAGS, "flags", FLAGS),
+        Attr(SvcAttr.TIMEOUT, "persistence_s", U32),
+        Attr(SvcAttr.NETMASK, "netmask", U32),  # IPv4: a mask in network order, IPv6: a prefix length
+        Attr(SvcAttr.STATS, "stats", NESTED),
+        Attr(SvcAttr.STATS64, "stats64", NESTED),
+    )
+)
+DESTINATION = Table(
+    (
+        Attr(DestAttr.ADDR, "address", ADDRESS),
+        Attr(DestAttr.PORT, "port", BE16),
+        Attr(DestAttr.FWD_METHOD, "method", U32),
+        Attr(DestAttr.WEIGHT, "weight", I32),
+        Attr(DestAttr.TUN_TYPE, "tunnel_type", U8),
+        Attr(DestAttr.TUN_PORT, "tunnel_port", BE16),
+        Attr(DestAttr.TUN_FLAGS, "tunnel_flags", U16),
+        Attr(DestAttr.U_THRESH, "upper_threshold", U32),
+        Attr(DestAttr.L_THRESH, "lower_threshold", U32),
+        Attr(DestAttr.ACTIVE_CONNS, "active", U32),
+        Attr(DestAttr.INACT_CONNS, "inactive", U32),
+        Attr(DestAttr.PERSIST_CONNS, "persistent", U32),
+        Attr(DestAttr.STATS, "stats", NESTED),
+        Attr(DestAttr.ADDR_FAMILY, "family", U16),
+        Attr(DestAttr.STATS64, "stats64", NESTED),
+    )
+)
+STATS = Table(
+    (
+        Attr(StatsAttr.CONNS, "connections", U32),
+        Attr(StatsAttr.INPKTS, "packets_in", U32),
+        Attr(StatsAttr.OUTPKTS, "packets_out", U32),
+        Attr(StatsAttr.INBYTES, "bytes_in", U64),
+        Attr(StatsAttr.OUTBYTES, "bytes_out", U64),
+        Attr(StatsAttr.CPS, "connections_per_s", U32),
+        Attr(StatsAttr.INPPS, "packets_in_per_s", U32),
+        Attr(StatsAttr.OUTPPS, "packets_out_per_s", U32),
+        Attr(StatsAttr.INBPS, "bytes_in_per_s", U32),
+        Attr(StatsAttr.OUTBPS, "bytes_out_per_s", U32),
+    )
+)
+STATS64 = Table(tuple(attr._replace(kind=U64) for attr in STATS))
+INFO = Table(
+    (
+        Attr(InfoAttr.VERSION, "version", U32),
+        Attr(InfoAttr.CONN_TAB_SIZE, "connection_table_size", U32),
+    )
+)
+
+
+def pack(table: Table, values: Mapping[str, Any]) -> bytes:
+    """The attributes of `table` that `values` has and that are not None, in the table's order."""
+    parts: list[bytes] = []
+    for attr in table:
+        value = values.get(attr.field)
+        if value is not None:
+            data = attr.kind.encode(value)
+            parts += (_HEADER.pack(len(data) + 4, attr.number | attr.kind.flag), data, bytes(-len(data) % 4))
+    return b"".join(parts)
+
+
+def unpack(table: Table, data: bytes) -> Values:
+    """The values of the attributes in `data` that `table` knows. Raises DecodeError."""
+    known, values = table.by_number, {}
+    offset, end = 0, len(data)
+    try:
+        while offset < end:
+            length, number = _HEADER.unpack_from(data, offset)
+            stop = offset + length
+            if length < 4 or stop > end:
+                raise DecodeError(f"attribute {number & _TYPE_MASK} claims {length} of {end - offset} bytes")
+            if (attr := known.get(number & _TYPE_MASK)) is not None:
+                values[attr[0]] = attr[1](data[offset + 4 : stop])
+            offset = (stop + 3) & ~3
+    except (struct.error, UnicodeDecodeError) as error:
+        raise DecodeError(f"a bad attribute near byte {offset} of {end}: {error}") from None
+    return values
+
+
+def key_values(key: ServiceKey) -> Values:
+    """The values that name a service."""
+    if key.address is None:
+        return {"family": key.family, "mark": key.mark}
+    address = socket.inet_pton(key.family, key.address)
+    return {"family": key.family, "protocol": key.protocol, "address": address, "port": key.port}
+
+
+def service_key(values: Values) -> ServiceKey:
+    """The service that these values name. Raises DecodeError."""
+    family = _family(_required(values, "family"))
+    if "mark" in values:
+        named: Values = {"mark": values["mark"], "protocol": None, "address": None, "port": None}
+    else:
+        named = {
+            "mark": None,
+            "protocol": Protocol.seen(_required(values, "protocol")),
+            "address": _text(_required(values, "address"), family),
+            "port": _required(values, "port"),
+        }
+    return _trusted(ServiceKey, **named, family=family)
+
+
+def destination_key(address: str, port: int) -> Values:
+    """The values that name a destination."""
+    family = family_of(address)
+    return {"address": socket.inet_pton(family, address), "port": port, "family": family}
+
+
+def encode_key(key: ServiceKey) -> bytes:
+    """A request that only names a service."""
+    return pack(COMMAND, {"service": pack(SERVICE, key_values(key))})
+
+
+def encode_service(service: Service) -> bytes:
+    """A request with a service's whole configuration."""
+    persistent = SvcFlag.PERSISTENT if service.persistence_s else 0
+    values = key_values(service.key) | {
+        "scheduler": service.scheduler,
+        "flags": (service.flags | persistent, _FLAGS_MASK),
+        "persistence_s": service.persistence_s,
+        "netmask": _mask(service.netmask or 0, service.key.family),
+        "persistence_engine": service.persistence_engine,
+    }
+    return pack(COMMAND, {"service": pack(SERVICE, values)})
+
+
+def encode_destination(key: ServiceKey, destination: Destination) -> bytes:
+    """A request with a destination's whole configuration: SET_DEST overwrites what would be left out."""
+    values = destination_key(destination.address, destination.port) | {
+        "method": destination.method,
+        "weight": destination.weight,
+        "upper_threshold": destination.upper_threshold,
+        "lower_threshold": destination.lower_threshold,
+    }
+    if (tunnel := destination.tunnel) is not None:
+        values |= {"tunnel_type": tunnel.type, "tunnel_port": tunnel.port, "tunnel_flags": tunnel.flags}
+    return _with_destination(key, values)
+
+
+def encode_destination_key(key: ServiceKey, address: str, port: int) -> bytes:
+    """A request that only names a destination."""
+    return _with_destination(key, destination_key(address, port))
+
+
+def encode_timeouts(timeouts: Timeouts) -> bytes:
+    """The three timeouts; 0 leaves one as it is (ip_vs_set_timeout)."""
+    return pack(COMMAND, {"tcp_s": timeouts.tcp_s, "tcp_fin_s": timeouts.tcp_fin_s, "udp_s": timeouts.udp_s})
+
+
+def decode_service(data: bytes) -> ServiceStatus:
+    """A NEW_SERVICE answer. Raises DecodeError."""
+    values = unpack(SERVICE, _nested(data, "service"))
+    key = service_key(values)
+    flags = values["flags"][0] if "flags" in values else 0
+    service = _trusted(
+        Service,
+        key=key,
+        scheduler=values.get("scheduler", ""),
+        flags=ServiceFlags(flags & _SETTABLE),
+        persistence_s=values.get("persistence_s", 0) if flags & SvcFlag.PERSISTENT else 0,
+        netmask=_prefix(values.get("netmask", 0), key.family),
+        persistence_engine=values.get("persistence_engine"),
+    )
+    return ServiceStatus(service, _stats(values))
+
+
+def decode_destination(data: bytes, family: Family) -> DestinationStatus:
+    """A NEW_DEST answer; `family` is its service's, for old kernels that do not tell. Raises DecodeError."""
+    values = unpack(DESTINATION, _nested(data, "destination"))
+    method = ForwardingMethod.seen(_required(values, "method") & FWD_MASK)
+    destination = _trusted(
+        Destination,
+        address=_text(_required(values, "address"), _family(values.get("family", family))),
+        port=_required(values, "port"),
+        weight=values.get("weight", 0),
+        method=method,
+        upper_threshold=values.get("upper_threshold", 0),
+        lower_threshold=values.get("lower_threshold", 0),
+        tunnel=_tunnel(values) if method is ForwardingMethod.TUNNEL else None,
+    )
+    active, inactive, persistent = (values.get(name, 0) for name in ("active", "inactive", "persistent"))
+    return DestinationStatus(destination, active, inactive, persistent, _stats(values))
+
+
+def decode_timeouts(data: bytes) -> Timeouts:
+    """A SET_CONFIG answer. Raises DecodeError."""
+    values = unpack(COMMAND, data)
+    return _trusted(Timeouts, **{name: values.get(name, 0) for name in ("tcp_s", "tcp_fin_s", "udp_s")})
+
+
+def decode_info(data: bytes) -> Info:
+    """A SET_INFO answer. Raises DecodeError."""
+    values = unpack(INFO, data)
+    version = values.get("version", 0)
+    text = f"{version >> 16}.{version >> 8 & 255}.{version & 255}"  # NVERSION() in <linux/ip_vs.h>
+    return Info(text, values.get("connection_table_size", 0))
+
+
+def _with_destination(key: ServiceKey, values: Values) -> bytes:
+    nested = {"service": pack(SERVICE, key_values(key)), "destination": pack(DESTINATION, values)}
+    return pack(COMMAND, nested)
+
+
+def _nested(data: bytes, field: str) -> bytes:
+    nested: bytes = _required(unpack(COMMAND, data), field)
+    return nested
+
+
+def _required(values: Values, field: str) -> Any:
+    try:
+        return values[field]
+    except KeyError:
+        raise DecodeError(f"the message has no {field}") from None
+
+
+def _trusted(cls: type[T], **fields: Any) -> T:
+    """A frozen value made without its validation: the kernel may hold what we would not ask for."""
+    value = object.__new__(cls)
+    for name, field in fields.items():
+        object.__setattr__(value, name, field)
+    return value
+
+
+def _family(number: int) -> Family:
+    try:
+        return Family(number)
+    except ValueError:
+        raise DecodeError(f"address family {number}") from None
+
+
+def _text(packed: bytes, family: Family) -> str:
+    try:
+        return socket.inet_ntop(family, packed[: 16 if family is Family.INET6 else 4])
+    except ValueError:
+        raise DecodeError(f"an address of {len(packed)} bytes") from None
+
+
+def _mask(prefix: int, family: Family) -> int:
+    """A prefix length as the kernel wants it: IPv4 a mask in network order, IPv6 the length itself."""
+    return prefix if family is Family.INET6 else socket.htonl(0xFFFFFFFF << (32 - prefix) & 0xFFFFFFFF)
+
+
+def _prefix(value: int, family: Family) -> int:
+    """The other way; an IPv4 mask with holes (ipvsadm takes them) counts its ones."""
+    return value if family is Family.INET6 else value.bit_count()
+
+
+def _tunnel(values: Values) -> Tunnel:
+    kind = TunnelType.seen(values.get("tunnel_type", 0))
+    return _trusted(Tunnel, type=kind, port=values.get("tunnel_port", 0), flags=values.get("tunnel_flags", 0))
+
+
+def _stats(values: Values) -> Stats:
+    """From the 64-bit counters where the kernel has them: the others wrap."""
+    if "stats64" in values:
+        return Stats(**unpack(STATS64, values["stats64"]))
+    return Stats(**unpack(STATS, values["stats"])) if "stats" in values else Stats()

@@ -1,0 +1,170 @@
+"""From a request's thread to a durable, applied change: committer, bridge, real store, fake kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusisd.bridge import Bridge
+from fusisd.committer import Committer
+from fusisd.control import Beginning, MembersSeen
+from fusisd.errors import Conflict, NotFound, StoreError, Unavailable
+from fusisd.model import AddDestination, AddService, DeleteDestination, DeleteService
+from fusisd.store.sqlite import SqliteIntents, SqliteLocal, open_database
+from tests.fusisd.world import WEB_KEY, Daemon, at, member, web
+
+
+class Whole:
+    """Committer and bridge around a Daemon, with a loop that runs for the time of `scenario`."""
+
+    def __init__(self, path: Path) -> None:
+        self._executor = ThreadPoolExecutor(1)
+        self.file = path / "fusisd.db"
+        self.store_error: StoreError | None = None
+
+    def run(self, scenario: Callable[[Whole], Awaitable[None]]) -> None:
+        asyncio.run(self._run(scenario))
+
+    def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        def work() -> Any:
+            if self.store_error is not None:
+                raise self.store_error
+            return function(*args, **kwargs)
+
+        return asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    async def _run(self, scenario: Callable[[Whole], Awaitable[None]]) -> None:
+        database = await self.call(open_database, self.file)
+        self.intents = SqliteIntents(database, self.file)
+        self.local = await self.call(SqliteLocal, database, self.file, "this boot")
+        intent = await self.call(self.intents.load)
+        self.daemon = Daemon(Beginning(intent, serf_expected=False))
+        control = self.daemon.control
+        self.committer = Committer(self.intents, self.local, self.call, intent)
+        self.committer.attach(control)
+        control._on_released = self.committer.release
+        self.bridge = Bridge(asyncio.get_running_loop(), control, self.committer, self.daemon.clock)
+        want = self.daemon.host.want
+
+        def settle(wanted: Any) -> None:
+            want(wanted)
+            asyncio.get_running_loop().call_soon(lambda: control.enter(self.daemon.host.seen()))
+
+        self.daemon.host.want = settle  # type: ignore[method-assign]
+        tasks = [asyncio.ensure_future(control.run()), asyncio.ensure_future(self.committer.run())]
+        try:
+            async with asyncio.timeout(20):
+                await scenario(self)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.call(database.close) if self.store_error is None else None
+            self._executor.shutdown()
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Whole:
+    return Whole(tmp_path)
+
+
+def test_a_command_is_durable_and_in_the_kernel_when_it_is_answered(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        await w.committer.submit(AddService(web()), "test")
+        snapshot = await w.committer.submit(AddDestination("web", at(1)), "test")
+        assert w.daemon.weights() == {"10.0.0.11": 1}
+        assert [view.name for view in snapshot.services] == ["web"]
+        assert (await w.call(w.intents.load)).services["web"].destinations == {"d1": at(1)}
+        assert await w.call(w.local.owned, "service") == {str(WEB_KEY): "web"}
+        await w.committer.submit(DeleteService("web"), "test")
+        assert w.daemon.ipvs.services() == []
+
+    whole.run(scenario)
+
+
+def test_of_many_at_once_each_gets_its_own_answer(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        twice = AddDestination("web", at(1, "same"))
+        commands = [AddService(web()), AddDestination("web", at(1)), twice, DeleteService("x")]
+        answers = await asyncio.gather(*(w.committer.submit(c, "test") for c in commands), return_exceptions=True)
+        assert [type(a).__name__ for a in answers] == ["Snapshot", "Snapshot", "Conflict", "NotFound"]
+        assert w.daemon.weights() == {"10.0.0.11": 1}
+
+    whole.run(scenario)
+
+
+def test_what_is_foreign_at_this_moment_is_refused(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        w.daemon.ipvs.add_service(WEB_KEY)
+        with pytest.raises(Conflict, match="not ours"):
+            await w.committer.submit(AddService(web()), "test")
+        assert (await w.call(w.intents.load)).services == {}
+
+    whole.run(scenario)
+
+
+def test_only_a_destination_that_is_there_can_be_deleted(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        await w.committer.submit(AddService(web()), "test")
+        with pytest.raises(NotFound, match="rs1"):
+            await w.committer.submit(DeleteDestination("web", "rs1"), "test")
+        w.daemon.control.enter(MembersSeen((member(1),)))
+        await asyncio.sleep(0)
+        await w.committer.submit(DeleteDestination("web", "rs1"), "test")
+        assert w.daemon.control.intent.services["web"].excluded == {"rs1"}
+
+    whole.run(scenario)
+
+
+def test_a_store_that_cannot_be_written_refuses_the_change_and_nothing_is_applied(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        w.store_error = StoreError("disk full")
+        with pytest.raises(Unavailable, match="disk full"):
+            await w.committer.submit(AddService(web()), "test")
+        assert w.daemon.ipvs.services() == []
+        w.store_error = None
+        await w.committer.submit(AddService(web()), "test")
+        assert len(w.daemon.ipvs.services()) == 1
+
+    whole.run(scenario)
+
+
+def test_a_service_added_again_right_after_its_deletion_stays_ours(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        for _ in range(5):
+            await w.committer.submit(AddService(web()), "test")
+            await asyncio.gather(
+                w.committer.submit(DeleteService("web"), "test"), w.committer.submit(AddService(web()), "test")
+            )
+            assert len(w.daemon.ipvs.services()) == 1
+            await w.committer.submit(AddDestination("web", at(1)), "test")
+            assert await w.call(w.local.owned, "service") == {str(WEB_KEY): "web"}
+            await w.committer.submit(DeleteService("web"), "test")
+
+    whole.run(scenario)
+
+
+def test_threads_read_and_write_through_the_bridge_and_are_refused_after_its_end(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        def work() -> tuple[str, ...]:
+            assert threading.current_thread() is not threading.main_thread()
+            w.bridge.submit(AddService(web()), "test")
+            return tuple(view.name for view in w.bridge.snapshot().services)
+
+        assert await asyncio.to_thread(work) == ("web",)
+        w.daemon.ipvs.add_service("tcp/10.9.9.9:80")
+        w.daemon.clock.now_s += 1
+        views = (await asyncio.to_thread(w.bridge.snapshot)).services
+        assert [view.name for view in views] == ["web", ""]
+        w.bridge.close()
+        with pytest.raises(Unavailable, match="stopping"):
+            await asyncio.to_thread(w.bridge.submit, DeleteService("web"), "test")
+        assert [view.name for view in (await asyncio.to_thread(w.bridge.snapshot)).services] == ["web", ""]
+
+    whole.run(scenario)

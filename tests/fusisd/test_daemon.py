@@ -1,0 +1,129 @@
+"""fusisd as a process without a kernel (--dry-run): the whole API by curl's road, restarts, and where it will not start."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.expect import poll
+
+ROOT = Path(__file__).parents[2]
+
+
+class Dry:
+    """A `fusisd --dry-run`."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.log = home, home / "log"
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            self.port = sock.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self, *options: str) -> list[str]:
+        words = [sys.executable, "-m", "fusisd", "--dry-run", "--listen", f"127.0.0.1:{self.port}"]
+        return [*words, "--state-dir", str(self.home / "state"), "--socket", str(self.home / "run/s"), *options]
+
+    def start(self) -> None:
+        with open(self.log, "wb") as log:
+            self._process = subprocess.Popen(self.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        poll(lambda: f"Listening and serving HTTP on :{self.port}" in self.log.read_text(), 30, "the ready line")
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self._process.wait(30)
+
+    def ask(self, method: str, path: str, body: Any = None, token: bool = True) -> tuple[int, bytes]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=15)
+        headers = {"Content-Type": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {(self.home / 'state/token').read_text().strip()}"
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = connection.getresponse()
+        data = answer.read()
+        connection.close()
+        return answer.status, data
+
+
+@pytest.fixture
+def dry(tmp_path: Path) -> Iterator[Dry]:
+    running = Dry(tmp_path)
+    running.start()
+    yield running
+    if running._process is not None and running._process.poll() is None:
+        running.end(signal.SIGKILL)
+
+
+WEB = {"Name": "web", "Host": "10.0.0.1", "Port": 80, "Protocol": "tcp", "Scheduler": "rr"}
+RS1 = {"Name": "rs1", "Host": "10.0.0.11", "Port": 8080, "Weight": 2, "Mode": "nat"}
+
+
+def test_a_service_s_whole_life(dry: Dry) -> None:
+    assert "DRY RUN" in dry.log.read_text()
+    assert dry.ask("GET", "/services") == (200, b"[]\n")
+    assert dry.ask("POST", "/services", WEB, token=False)[0] == 401
+    assert dry.ask("POST", "/services", WEB)[0] == 200
+    assert dry.ask("POST", "/services", WEB)[0] == 200
+    assert dry.ask("POST", "/services", {**WEB, "Scheduler": "wrr"})[0] == 422
+    assert dry.ask("POST", "/services/web/destinations", RS1)[0] == 200
+    assert dry.ask("POST", "/services/nosuch/destinations", RS1)[0] == 404
+    status, data = dry.ask("GET", "/services/web")
+    assert status == 200
+    assert [(row["Name"], row["Weight"], row["Mode"]) for row in json.loads(data)["Destinations"]] == [("rs1", 2, "nat")]
+    assert json.loads(dry.ask("GET", "/status")[1])["vips"] == ["10.0.0.1"]
+    assert dry.ask("DELETE", "/services/web/destinations/rs1")[0] == 200
+    assert dry.ask("DELETE", "/services/web")[0] == 200
+    assert dry.ask("GET", "/services") == (200, b"[]\n")
+
+
+def test_what_was_answered_survives_kill_9(dry: Dry) -> None:
+    dry.ask("POST", "/services", WEB)
+    dry.ask("POST", "/services/web/destinations", RS1)
+    dry.end(signal.SIGKILL)
+    dry.start()
+    (service,) = json.loads(dry.ask("GET", "/services")[1])
+    assert [row["Name"] for row in service["Destinations"]] == ["rs1"]
+
+
+def test_sigterm_ends_it_well(dry: Dry) -> None:
+    assert dry.end() == 0
+    assert "Traceback" not in dry.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        ([], 1, "another fusisd"),
+        (["--state-dir", "/proc/nosuch"], 1, "--state-dir"),
+        (["--listen", "nonsense"], 2, "--listen"),
+        (["--serf", "sometimes"], 2, "--serf"),
+        (["--state-dir", "{home}/other", "--socket", "{home}/run/s"], 1, "{port}"),
+    ],
+)
+def test_where_it_cannot_start_it_says_why_in_one_line(dry: Dry, options: list[str], status: int, said: str) -> None:
+    words = [word.format(home=dry.home) for word in options]
+    done = subprocess.run(dry.command(*words), cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("fusisd:")]
+    assert said.format(port=dry.port) in line
+
+
+def test_a_damaged_state_file_stops_the_start_and_is_left_alone(tmp_path: Path) -> None:
+    running = Dry(tmp_path)
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state/fusisd.db").write_bytes(b"nonsense" * 200)
+    done = subprocess.run(running.command(), cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "fusisd.db" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "state/fusisd.db").read_bytes() == b"nonsense" * 200

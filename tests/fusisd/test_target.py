@@ -1,0 +1,149 @@
+"""The rules of when a destination serves: the table in target.py's docstring, row by row."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusisd import membership, target
+from fusisd.model import CheckState, Health, Intent, Masquerade
+from fusisd.ports import KernelDestination, KernelService
+from fusisd.target import LINGER_S, Target, World
+from pyipvs import Destination, Protocol, Service, ServiceKey
+from tests.fusisd.world import NAT, ROUTE, UP, VIP, WEB_KEY, at, check, down, member, web
+
+UNKNOWN = Health(CheckState.UNKNOWN)
+
+
+def kernel_with(weights: dict[int, int], key: ServiceKey = WEB_KEY) -> dict[ServiceKey, KernelService]:
+    rows = [Destination(f"10.0.0.{10 + number}", 80, weight, ROUTE) for number, weight in weights.items()]
+    return {key: KernelService(Service(key, "rr"), {row.key: KernelDestination(row) for row in rows})}
+
+
+def build(members=(), health=None, present=None, now_s=0.0, intent=None, nodes=None, key=WEB_KEY) -> Target:  # type: ignore[no-untyped-def]
+    nodes = membership.update(nodes or {}, members, 0.0)
+    intent = intent or Intent({"web": web(key=str(key))})
+    table = kernel_with(present, key) if present is not None else {}
+    owned = frozenset(service.key for service in intent.services.values())
+    return target.build(World(intent, nodes, health or {}, table, owned), now_s)
+
+
+def weights(built: Target, key: ServiceKey = WEB_KEY) -> dict[str, int | None]:
+    return {v.candidate.destination.name: v.weight for v in built.services[key].verdicts}
+
+
+def states(built: Target) -> dict[str, str]:
+    return {v.candidate.destination.name: v.state for v in built.services[WEB_KEY].verdicts}
+
+
+def test_a_new_server_waits_for_its_first_pass() -> None:
+    built = build([member(1)])
+    assert weights(built) == {"rs1": None}
+    assert built.checks == {check(1)}
+    assert weights(build([member(1)], {check(1): UP})) == {"rs1": 1}
+
+
+def test_after_our_restart_the_kernel_s_weights_stand_until_the_first_result() -> None:
+    assert weights(build([member(1)], {check(1): UNKNOWN}, {1: 7})) == {"rs1": 7}
+
+
+@pytest.mark.parametrize("status", ["left", "leaving"])
+def test_a_leaving_server_gets_no_new_connections_and_goes_later(status: str) -> None:
+    built = build([member(1, status), member(2)], {check(1): UP, check(2): UP}, {1: 1, 2: 1}, now_s=LINGER_S - 1)
+    assert weights(built) == {"rs1": 0, "rs2": 1}
+    assert built.wake_s == LINGER_S
+    assert weights(build([member(1, status)], {check(1): UP}, {1: 0}, now_s=LINGER_S)) == {"rs1": None}
+    assert weights(build([member(1, status)], {check(1): UP}, {}, now_s=1.0)) == {"rs1": None}
+
+
+def test_a_dropped_tag_drains_like_leaving() -> None:
+    before = membership.update({}, [member(1)], 0.0)
+    dropped = [member(1, tags={"role": "agent"})]
+    assert weights(build(dropped, {check(1): UP}, {1: 1}, now_s=1.0, nodes=before)) == {"rs1": 0}
+    assert states(build(dropped, {check(1): UP}, {1: 1}, now_s=1.0, nodes=before)) == {"rs1": "leaving"}
+
+
+def test_failed_in_serf_with_a_passing_check_stays_and_is_flagged() -> None:
+    built = build([member(1, "failed")], {check(1): UP}, {1: 1})
+    (verdict,) = built.services[WEB_KEY].verdicts
+    assert (verdict.weight, verdict.state) == (1, "up")
+    assert "Serf says failed" in verdict.reason
+
+
+def test_failed_in_serf_without_a_check_goes() -> None:
+    tags = {"role": "agent", "s:web": "80/route/1/check=none"}
+    assert weights(build([member(1, tags=tags)])) == {"rs1": 1}
+    assert weights(build([member(1, "failed", tags), member(2)], {check(2): UP}, {1: 1, 2: 1})) == {"rs1": None, "rs2": 1}
+
+
+def test_a_failing_check_takes_the_weight_at_once_and_the_destination_later() -> None:
+    health = {check(1): down(10.0), check(2): UP}
+    assert weights(build([member(1), member(2)], health, {1: 1, 2: 1}, now_s=10.0)) == {"rs1": 0, "rs2": 1}
+    assert weights(build([member(1), member(2)], health, {1: 0, 2: 1}, now_s=40.0)) == {"rs1": None, "rs2": 1}
+
+
+def test_failing_its_check_and_failed_in_serf_goes_at_once() -> None:
+    health = {check(1): down(), check(2): UP}
+    assert weights(build([member(1, "failed"), member(2)], health, {1: 1, 2: 1})) == {"rs1": None, "rs2": 1}
+
+
+def test_udp_never_lingers_at_weight_0() -> None:
+    key = ServiceKey.parse(f"udp/{VIP}:53")
+    tags = {"role": "agent", "s:web": "53/route/1"}
+    built = build([member(1, "left", tags)], present={1: 1}, key=key)
+    assert weights(built, key) == {"rs1": None}
+    assert built.checks == frozenset(), "a TCP connect says nothing about UDP"
+
+
+def test_when_nothing_passes_the_last_good_ones_are_kept_and_it_is_said() -> None:
+    health = {check(1): down(), check(2): down()}
+    built = build([member(1), member(2)], health, {1: 0, 2: 5}, now_s=100.0)
+    assert weights(built) == {"rs1": None, "rs2": 5}
+    assert "last good" in built.services[WEB_KEY].warning
+    built = build([member(1, "failed"), member(2, "failed")], health, {1: 1, 2: 1})
+    assert weights(built) == {"rs1": 1, "rs2": 1}
+
+
+def test_those_that_left_do_not_come_back_because_others_fail() -> None:
+    built = build([member(1, "left"), member(2)], {check(2): down()}, {1: 0, 2: 0}, now_s=1.0)
+    assert weights(built) == {"rs1": 0, "rs2": 0}
+    assert built.services[WEB_KEY].warning
+
+
+def test_operators_destinations_serve_without_a_check_and_their_word_counts() -> None:
+    intent = Intent({"web": web(destinations={"rs1": at(1, "rs1", weight=9)})})
+    built = build([member(1)], intent=intent)
+    assert weights(built) == {"rs1": 9}
+    other_name = Intent({"web": web(destinations={"mine": at(1, "mine", weight=9)})})
+    built = build([member(1)], intent=other_name)
+    assert weights(built) == {"mine": 9, "rs1": None}
+    assert states(built)["rs1"] == "refused"
+
+
+def test_an_excluded_server_stays_out() -> None:
+    built = build([member(1)], {check(1): UP}, {1: 1}, intent=Intent({"web": web(excluded=frozenset({"rs1"}))}))
+    assert weights(built) == {}
+
+
+def test_an_offer_that_ipvs_cannot_forward_is_refused_with_its_reason() -> None:
+    built = build([member(1, tags={"role": "agent", "s:web": "8080/route"})])
+    (verdict,) = built.services[WEB_KEY].verdicts
+    assert (verdict.weight, verdict.state) == (None, "refused")
+    assert "port 80" in verdict.reason
+
+
+def test_nat_waits_for_its_masquerade_rule() -> None:
+    intent = Intent({"web": web(destinations={"d1": at(1, port=8080, method=NAT)})})
+    row = Masquerade(Protocol.TCP, VIP, 80, "10.0.0.11", 8080)
+    world = World(intent, owned=frozenset({WEB_KEY}))
+    built = target.build(world, 0.0)
+    assert built.host.masquerades == {row}
+    assert weights(built) == {"d1": None}
+    ready = target.replace(world, host=target.HostSeen(masquerades=frozenset({row})))
+    assert weights(target.build(ready, 0.0)) == {"d1": 1}
+    cannot = target.replace(world, host=target.HostSeen(failures={"nat": "no iptables"}))
+    assert weights(target.build(cannot, 0.0)) == {"d1": 1}
+
+
+def test_a_service_that_is_somebody_else_s_is_a_conflict_and_wants_nothing() -> None:
+    built = target.build(World(Intent({"web": web()})), 0.0)
+    assert (built.conflicts, built.services, built.host.vips) == ({"web"}, {}, frozenset())

@@ -1,0 +1,107 @@
+"""Small real things for the core's tests: a clock that is set, a host and checks that remember what was wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fusisd.control import Beginning, Control
+from fusisd.kernel.ipvs import IpvsKernel
+from fusisd.model import CheckState, CheckTarget, Destination, Health, HostSeen, HostWanted, Service
+from fusisd.serf.protocol import Member
+from pyipvs import IPVS, ForwardingMethod, ServiceKey
+from pyipvs.testing import FakeKernel
+
+VIP = "10.0.0.1"
+WEB_KEY = ServiceKey.parse(f"tcp/{VIP}:80")
+
+
+def web(name: str = "web", key: str = f"tcp/{VIP}:80", **settings: Any) -> Service:
+    return Service(name, ServiceKey.parse(key), **settings)
+
+
+def at(number: int, name: str | None = None, port: int = 80, **settings: Any) -> Destination:
+    return Destination(name or f"d{number}", f"10.0.0.{10 + number}", port, **settings)
+
+
+def member(number: int, status: str = "alive", tags: Mapping[str, str] | None = None) -> Member:
+    offered = {"role": "agent", "s:web": "80/route/1"} if tags is None else tags
+    return Member(f"rs{number}", f"10.0.0.{10 + number}", 7946, status, offered)
+
+
+def check(number: int, port: int = 80) -> CheckTarget:
+    return CheckTarget(f"10.0.0.{10 + number}", port)
+
+
+UP = Health(CheckState.UP)
+
+
+def down(since_s: float = 0.0) -> Health:
+    return Health(CheckState.DOWN, since_s, "connection refused")
+
+
+@dataclass
+class Clock:
+    """Set by hand; `step_s` is how far each look moves it."""
+
+    now_s: float = 100.0
+    step_s: float = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += self.step_s
+        return self.now_s
+
+
+@dataclass
+class Host:
+    """Fulfils every wish at the next `settle`."""
+
+    wanted: HostWanted = field(default_factory=HostWanted)
+
+    def want(self, wanted: HostWanted) -> None:
+        self.wanted = wanted
+
+    def seen(self) -> HostSeen:
+        return HostSeen(self.wanted.vips, masquerades=self.wanted.masquerades)
+
+
+@dataclass
+class Checks:
+    wanted: frozenset[CheckTarget] = frozenset()
+
+    def want(self, targets: frozenset[CheckTarget]) -> None:
+        self.wanted = targets
+
+
+class Daemon:
+    """A Control on a fake kernel, driven turn by turn."""
+
+    def __init__(self, beginning: Beginning | None = None, kernel: FakeKernel | None = None) -> None:
+        self.fake = kernel or FakeKernel()
+        self.ipvs = IPVS(transport=self.fake)
+        self.clock, self.host, self.checks = Clock(), Host(), Checks()
+        self.released: list[ServiceKey] = []
+        self.memories: list[Any] = []
+        self.control = Control(
+            IpvsKernel(self.ipvs, None), self.host, self.checks, self.clock,
+            beginning or Beginning(serf_expected=False), self.released.extend, self.memories.append,
+        )  # fmt: skip
+        self.control.look()
+        self.control.start()
+
+    def turn(self, *values: Any) -> None:
+        """Enter the values, and let the host settle as far as it can."""
+        for value in values:
+            self.control.enter(value)
+        self.control.turn()
+        for _ in range(3):
+            self.control.enter(self.host.seen())
+            self.control.turn()
+
+    def weights(self, key: ServiceKey = WEB_KEY) -> dict[str, int]:
+        """Address to weight in the kernel."""
+        return {row.destination.address: row.destination.weight for row in self.ipvs.destinations(key)}
+
+
+ROUTE, NAT, TUNNEL = ForwardingMethod.ROUTE, ForwardingMethod.NAT, ForwardingMethod.TUNNEL

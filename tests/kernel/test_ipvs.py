@@ -1,0 +1,123 @@
+"""The contract of IPVS on the real kernel, and what only a real kernel can show."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyipvs import IPVS, IPVSError, PermissionDenied
+from tests.lab.netns import unshare_network
+from tests.lab.topology import Host
+from tests.pyipvs.conformance import *  # noqa: F403 - the tests of the contract
+from tests.pyipvs.conformance import DESTINATIONS, SERVICES
+
+
+def test_ipvsadm_saves_the_table_that_was_made(ipvs: IPVS, netns: Host) -> None:
+    for service in SERVICES:
+        ipvs.add_service(service)
+    for key, destination in DESTINATIONS:
+        ipvs.add_destination(key, destination)
+    assert sorted(netns.run("ipvsadm", "-Sn").splitlines()) == [
+        "-A --sctp-service 10.0.0.1:9 -s wrr",
+        "-A -f 7 -s mh",
+        "-A -f 8 -6 -s rr",
+        "-A -t 10.0.0.1:80 -s rr",
+        "-A -t 10.0.0.2:0 -s lc -p 300 -M 255.255.255.0",
+        "-A -t [fd00::1]:443 -s sh -b sh-fallback,sh-port",
+        "-A -t [fd00::2]:25 -s lc -p 60 -M 64",
+        "-A -u 10.0.0.1:53 -s wlc -o",
+        "-a -t 10.0.0.1:80 -r 10.0.0.11:80 -g -w 0",
+        "-a -t 10.0.0.1:80 -r 10.0.0.11:8080 -m -w 3",
+        "-a -t 10.0.0.1:80 -r 10.0.0.12:80 -i -w 1 --tun-type ipip",
+        "-a -t 10.0.0.1:80 -r 10.0.0.13:80 -i -w 1 --tun-type gue --tun-port 6080 --tun-nocsum",
+        "-a -t 10.0.0.1:80 -r 10.0.0.14:80 -i -w 1 --tun-type gre --tun-nocsum",
+        "-a -t 10.0.0.1:80 -r 10.0.0.15:80 -m -w 1",
+        "-a -t [fd00::1]:443 -r 10.0.0.11:443 -i -w 1 --tun-type ipip",
+        "-a -t [fd00::1]:443 -r [fd00::11]:443 -g -w 1",
+    ]
+
+
+def test_what_ipvsadm_made_is_read(ipvs: IPVS, netns: Host) -> None:
+    netns.run("ipvsadm", "-A", "-u", "[fd00::1]:53", "-s", "sh", "-b", "sh-fallback", "-o")
+    netns.run("ipvsadm", "-a", "-u", "[fd00::1]:53", "-r", "[fd00::2]:5353", "-m", "-x", "9", "-y", "5")
+    (status,) = ipvs.services()
+    assert str(status.service.key) == "udp/[fd00::1]:53"
+    assert [flag.name for flag in status.service.flags] == ["ONE_PACKET", "SCHED1"]
+    (row,) = ipvs.destinations(status.service.key)
+    assert (row.destination.upper_threshold, row.destination.lower_threshold) == (9, 5)
+
+
+def test_a_namespace_may_be_given_by_path(ipvs: IPVS, netns: Host) -> None:
+    ipvs.add_service("tcp/10.0.0.1:80")
+    with IPVS(netns=f"/run/netns/{netns.name}") as other:
+        assert len(other.services()) == 1
+
+
+def test_in_a_namespace_without_any_address_the_error_says_what_is_missing() -> None:
+    child = os.fork()
+    if child == 0:
+        unshare_network()
+        with IPVS() as ipvs:
+            ipvs.add_service("tcp/10.0.0.1:80")
+            try:
+                ipvs.add_destination("tcp/10.0.0.1:80", "10.0.0.2:80")
+            except IPVSError as error:
+                os._exit(0 if error.errno == errno.EINVAL and "lo must be up" in str(error) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.guest_only  # it unloads kernel modules
+def test_a_handle_survives_the_module_being_unloaded_and_loaded_again(ipvs: IPVS, netns: Host) -> None:
+    ipvs.add_service("tcp/10.0.0.1:80", scheduler="rr")
+    ipvs.flush()
+    loaded = [line.split()[0] for line in Path("/proc/modules").read_text().splitlines()]
+    ours = [name for name in loaded if name.startswith("ip_vs")]
+    subprocess.run(["modprobe", "-r", *ours], check=True, timeout=60)
+    with IPVS(netns=netns.name) as fresh:  # loads it again
+        assert fresh.info().version == "1.2.1"
+    ipvs.add_service("tcp/10.0.0.1:80", scheduler="rr")
+    assert len(ipvs.services()) == 1
+
+
+def test_a_handle_stays_in_the_namespace_it_was_opened_in(ipvs: IPVS, netns: Host) -> None:
+    ipvs.add_service("tcp/10.0.0.1:80")
+    with IPVS() as here:
+        assert here.services() == []
+
+
+def test_opening_and_closing_a_thousand_handles_leaks_nothing(netns: Host) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(1000):
+        IPVS(netns=netns.name).close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_the_capability_the_error_says_what_is_needed(netns: Host) -> None:
+    child = os.fork()
+    if child == 0:
+        os.setuid(65534)
+        try:
+            IPVS().services()
+        except PermissionDenied as error:
+            os._exit(0 if error.errno == errno.EPERM and "CAP_NET_ADMIN" in str(error) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_handle_refuses_to_work_after_a_fork(ipvs: IPVS) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            ipvs.services()
+        except RuntimeError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with pytest.raises(ValueError, match="closed"):
+        ipvs.close()
+        ipvs.services()

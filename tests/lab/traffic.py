@@ -1,0 +1,50 @@
+"""A client that asks the VIP again and again, and counts who answered and what was lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+
+from tests.lab.expect import ask
+from tests.lab.topology import VIP
+
+TIMEOUT_S = 3.0
+
+
+class Traffic:
+    """Requests one after the other from the client's namespace, in a thread of its own; a context manager."""
+
+    def __init__(self, vip: str = VIP, port: int = 80, pause_s: float = 0.01) -> None:
+        self._vip, self._port, self._pause_s = vip, port, pause_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.answers: Counter[str] = Counter()
+        self.lost: list[tuple[float, str]] = []
+        self.last: dict[str, float] = {}
+
+    def __enter__(self) -> Traffic:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(TIMEOUT_S + 10)
+
+    @property
+    def total(self) -> int:
+        """Requests ended so far, answered or not."""
+        return sum(self.answers.values()) + len(self.lost)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._pause_s):
+            try:
+                name = ask(self._vip, self._port, "client", TIMEOUT_S)
+            except OSError as error:
+                self.lost.append((time.monotonic(), str(error) or type(error).__name__))
+            else:
+                self.answers[name] += 1
+                self.last[name] = time.monotonic()

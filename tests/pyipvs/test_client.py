@@ -1,0 +1,141 @@
+"""The verbs at the prompt: texts, keywords, tables, and who may use a handle."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from pyipvs import IPVS, Destination, DestinationNotFound, IPVSError, ServiceKey, ServiceNotFound
+from pyipvs.testing import FakeKernel
+
+WEB = "tcp/10.0.0.1:80"
+
+
+@pytest.fixture
+def kernel() -> FakeKernel:
+    return FakeKernel()
+
+
+@pytest.fixture
+def ipvs(kernel: FakeKernel) -> IPVS:
+    return IPVS(transport=kernel)
+
+
+def test_keys_and_destinations_are_values_or_texts(ipvs: IPVS) -> None:
+    ipvs.add_service(ServiceKey.parse(WEB), scheduler="rr")
+    ipvs.add_destination(WEB, Destination("10.0.0.2", 80), weight=3)
+    ipvs.add_destination(ServiceKey.parse(WEB), "10.0.0.3:80", weight=4)
+    ipvs.update_destination(WEB, Destination("10.0.0.2", 80), weight=7)
+    assert {str(row.destination): row.destination.weight for row in ipvs.destinations(WEB)} == {
+        "10.0.0.2:80": 7,
+        "10.0.0.3:80": 4,
+    }
+    ipvs.delete_destination(WEB, ("10.0.0.2", 80))
+    ipvs.delete_destination(WEB, "10.0.0.3:80")
+    ipvs.delete_service(WEB)
+
+
+def test_lists_print_as_tables(ipvs: IPVS, kernel: FakeKernel) -> None:
+    ipvs.add_service(WEB, scheduler="rr", persistence_s=60)
+    ipvs.add_service("udp/[fd00::1]:53")
+    ipvs.add_destination(WEB, "10.0.0.2:8080", weight=3)
+    counters = {"connections": 17, "packets_in": 40, "bytes_in": 123456}
+    kernel.traffic(WEB, "10.0.0.2:8080", active=5, inactive=12, **counters)
+    assert repr(ipvs.services()).splitlines() == [
+        "SERVICE           SCHEDULER  FLAGS           CONNS  PKTS-IN  PKTS-OUT  BYTES-IN  BYTES-OUT",
+        "tcp/10.0.0.1:80   rr         persistent 60s     17       40         0    123456          0",
+        "udp/[fd00::1]:53  wlc        -                   0        0         0         0          0",
+    ]
+    assert repr(ipvs.destinations(WEB)).splitlines() == [
+        "DESTINATION    METHOD  WEIGHT  ACTIVE  INACTIVE  CONNS  BYTES-IN  BYTES-OUT",
+        "10.0.0.2:8080  nat          3       5        12     17    123456          0",
+    ]
+
+
+def test_an_empty_list_prints_its_heading(ipvs: IPVS) -> None:
+    assert repr(ipvs.services()).startswith("SERVICE  SCHEDULER")
+
+
+def test_a_wrong_pair_is_refused_before_the_kernel_is_asked(ipvs: IPVS, kernel: FakeKernel) -> None:
+    ipvs.add_service(WEB)
+    kernel.fail_next(5)
+    with pytest.raises(ValueError, match="port 8080"):
+        ipvs.add_destination(WEB, "10.0.0.2:8080", method="route")
+    with pytest.raises(IPVSError):
+        ipvs.services()
+
+
+def test_a_misspelt_setting_is_a_type_error(ipvs: IPVS) -> None:
+    with pytest.raises(TypeError, match="wieght"):
+        ipvs.add_destination(WEB, "10.0.0.2:80", wieght=3)
+
+
+def test_errors_tell_the_whole_story(ipvs: IPVS) -> None:
+    with pytest.raises(ServiceNotFound) as missing:
+        ipvs.add_destination(WEB, "10.0.0.2:80")
+    assert str(missing.value) == "add destination 10.0.0.2:80 to tcp/10.0.0.1:80: no such service (ESRCH)"
+    ipvs.add_service(WEB)
+    with pytest.raises(DestinationNotFound) as absent:
+        ipvs.delete_destination(WEB, "10.0.0.2:80")
+    assert str(absent.value) == (
+        "delete destination 10.0.0.2:80 of tcp/10.0.0.1:80: no such destination (ENOENT)"
+    )
+
+
+def test_a_service_that_goes_while_the_table_is_read_is_left_out(kernel: FakeKernel) -> None:
+    class Disturbed:
+        """Deletes a service when its destinations are asked for."""
+
+        def exchange(self, command: int, attributes: bytes, dump: bool = False) -> list[bytes]:
+            if command == 8 and len(writer.services()) == 2:
+                writer.delete_service("tcp/10.0.0.2:80")
+            return kernel.exchange(command, attributes, dump)
+
+        def close(self) -> None: ...
+
+    writer = IPVS(transport=kernel)
+    writer.add_service(WEB)
+    writer.add_service("tcp/10.0.0.2:80")
+    assert [str(key) for key in IPVS(transport=Disturbed()).snapshot()] == [WEB]
+
+
+def test_a_handle_refuses_another_thread(ipvs: IPVS) -> None:
+    caught: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            ipvs.services()
+        except RuntimeError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join(timeout=10)
+    assert "belongs to the thread" in str(caught)
+
+
+def test_a_handle_refuses_a_forked_process(ipvs: IPVS) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            ipvs.services()
+        except RuntimeError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert ipvs.services() == []
+
+
+def test_a_handle_closes_its_transport_at_the_end_of_the_block() -> None:
+    class Counting(FakeKernel):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    transport = Counting()
+    with IPVS(transport=transport) as ipvs:
+        assert repr(ipvs) == "<IPVS of this network namespace by Counting>"
+    assert transport.closed == 1

@@ -1,0 +1,227 @@
+"""The socket: against a real family that every Linux answers without privileges (nlctrl), and bad bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyipvs import DecodeError, IPVSError, ModuleMissing, _libnl, netlink
+from pyipvs.errors import KernelError
+from pyipvs.netlink import NetlinkTransport
+from tests.lab.netns import unshare_network
+
+CTRL_CMD_GETFAMILY = 3  # <linux/genetlink.h>
+CTRL_ATTR_FAMILY_NAME = 2
+
+
+def _name(text: str) -> bytes:
+    data = text.encode() + b"\0"
+    return struct.pack("=HH", len(data) + 4, CTRL_ATTR_FAMILY_NAME) + data + bytes(-len(data) % 4)
+
+
+@pytest.fixture
+def transport(monkeypatch: pytest.MonkeyPatch):
+    """A socket for generic netlink's own family instead of IPVS."""
+    monkeypatch.setattr(netlink, "GENL_NAME", "nlctrl")
+    opened = NetlinkTransport(timeout_s=2.0)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def silent(transport: NetlinkTransport):
+    """The same, but its answers come from our end of a socket pair."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    real, transport._socket = transport._socket, theirs
+    yield transport, ours
+    transport._socket = real
+    ours.close()
+    theirs.close()
+
+
+def _answer(kind: int, sequence: int, payload: bytes) -> bytes:
+    return struct.pack("=IHHII", 16 + len(payload), kind, 0, sequence, 0) + payload
+
+
+def _done(sequence: int, code: int = 0) -> bytes:
+    return _answer(netlink.NLMSG_DONE, sequence, struct.pack("=i", code))
+
+
+def test_one_answer_and_its_acknowledgement(transport: NetlinkTransport) -> None:
+    (answer,) = transport.exchange(CTRL_CMD_GETFAMILY, _name("nlctrl"))
+    assert b"nlctrl\0" in answer
+
+
+def test_a_dump_is_read_to_its_end_and_the_next_request_is_its_own(transport: NetlinkTransport) -> None:
+    families = transport.exchange(CTRL_CMD_GETFAMILY, b"", dump=True)
+    assert any(b"nlctrl\0" in family for family in families)
+    assert len(transport.exchange(CTRL_CMD_GETFAMILY, _name("nlctrl"))) == 1
+
+
+def test_the_kernels_errno_is_kept(transport: NetlinkTransport) -> None:
+    with pytest.raises(KernelError) as caught:
+        transport.exchange(CTRL_CMD_GETFAMILY, _name("nosuchfamily"))
+    assert caught.value.errno == errno.ENOENT
+    with pytest.raises(KernelError) as caught:
+        transport.exchange(99, b"")
+    assert caught.value.errno == errno.EOPNOTSUPP
+
+
+def test_a_family_under_a_new_number_is_found_again(transport: NetlinkTransport) -> None:
+    transport._family = 0xFFF0  # as after the module was unloaded and loaded again
+    assert len(transport.exchange(CTRL_CMD_GETFAMILY, _name("nlctrl"))) == 1
+
+
+def test_answers_to_earlier_requests_are_skipped(silent: tuple[NetlinkTransport, socket.socket]) -> None:
+    transport, kernel = silent
+    family, sequence = transport._family, transport._sequence + 1
+    kernel.send(_answer(family, sequence - 1, b"\0\0\0\0old!") + _answer(family, sequence, b"\0\0\0\0new!"))
+    kernel.send(_done(sequence))
+    assert transport.exchange(CTRL_CMD_GETFAMILY, b"", dump=True) == [b"new!"]
+
+
+def test_an_error_at_the_end_of_a_dump_is_raised(silent: tuple[NetlinkTransport, socket.socket]) -> None:
+    transport, kernel = silent
+    kernel.send(_done(transport._sequence + 1, -errno.ENOMEM))
+    with pytest.raises(KernelError) as caught:
+        transport.exchange(CTRL_CMD_GETFAMILY, b"", dump=True)
+    assert caught.value.errno == errno.ENOMEM
+
+
+def test_a_truncated_answer_is_an_error(silent: tuple[NetlinkTransport, socket.socket]) -> None:
+    transport, kernel = silent
+    kernel.send(bytes(40000))
+    with pytest.raises(KernelError) as caught:
+        transport.exchange(CTRL_CMD_GETFAMILY, b"")
+    assert caught.value.errno == errno.EMSGSIZE
+
+
+def test_no_answer_is_a_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netlink, "GENL_NAME", "nlctrl")
+    monkeypatch.setattr(netlink, "NLM_F_REQUEST", 0)  # the kernel ignores what is no request
+    monkeypatch.setattr(netlink, "NLM_F_ACK", 0)
+    transport = NetlinkTransport(timeout_s=0.05)
+    began = time.monotonic()
+    with contextlib.closing(transport), pytest.raises(KernelError) as caught:
+        transport.exchange(CTRL_CMD_GETFAMILY, _name("nlctrl"))
+    assert caught.value.errno == errno.ETIMEDOUT
+    assert 0.04 < time.monotonic() - began < 5
+
+
+def test_answers_that_never_end_are_a_time_out(silent: tuple[NetlinkTransport, socket.socket]) -> None:
+    transport, kernel = silent
+    transport._timeout_s = 0.0
+    kernel.send(_answer(transport._family, transport._sequence + 1, b"\0\0\0\0more"))
+    with pytest.raises(KernelError) as caught:
+        transport.exchange(CTRL_CMD_GETFAMILY, b"", dump=True)
+    assert caught.value.errno == errno.ETIMEDOUT
+
+
+def test_a_default_timeout_of_the_program_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netlink, "GENL_NAME", "nlctrl")
+    socket.setdefaulttimeout(0.0)
+    try:
+        transport = NetlinkTransport()
+    finally:
+        socket.setdefaulttimeout(None)
+    assert len(transport.exchange(CTRL_CMD_GETFAMILY, _name("nlctrl"))) == 1
+    transport.close()
+
+
+def test_a_closed_handle_says_so_and_closes_again(transport: NetlinkTransport) -> None:
+    transport.close()
+    transport.close()
+    with pytest.raises(ValueError, match="closed"):
+        transport.exchange(CTRL_CMD_GETFAMILY, b"")
+
+
+def test_opening_and_closing_a_thousand_times_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netlink, "GENL_NAME", "nlctrl")
+    before = os.listdir("/proc/self/fd")
+    for _ in range(1000):
+        NetlinkTransport().close()
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_handle_that_is_dropped_warns_and_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netlink, "GENL_NAME", "nlctrl")
+    before = os.listdir("/proc/self/fd")
+    opened = NetlinkTransport()
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        del opened
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_kernel_without_the_family_is_module_missing_and_leaks_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(netlink, "GENL_NAME", "nosuchfamily")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ModuleMissing, match="modprobe ip_vs"):
+        NetlinkTransport()
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_network_namespace_that_is_not_there_is_named() -> None:
+    with pytest.raises(IPVSError, match="/run/netns/nosuch") as caught:
+        NetlinkTransport("nosuch")
+    assert caught.value.errno == errno.ENOENT
+
+
+@pytest.fixture
+def elsewhere():
+    """The path of another network namespace: that of a thread which has moved into a new one."""
+    ready, leave = threading.Event(), threading.Event()
+
+    def live_there() -> None:
+        with contextlib.suppress(PermissionError):
+            unshare_network()
+        ready.set()
+        leave.wait(timeout=60)
+
+    thread = threading.Thread(target=live_there)
+    thread.start()
+    ready.wait(timeout=60)
+    yield f"/proc/self/task/{thread.native_id}/ns/net"
+    leave.set()
+    thread.join(timeout=60)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="entering a network namespace needs root")
+def test_the_thread_comes_back_from_a_namespace_whatever_happens_there(elsewhere: str) -> None:
+    home, there = os.readlink("/proc/thread-self/ns/net"), os.readlink(elsewhere)
+    assert home != there
+    descriptors = os.listdir("/proc/self/fd")
+    with pytest.raises(RuntimeError), netlink._in_netns(_libnl.load(), elsewhere):
+        assert os.readlink("/proc/thread-self/ns/net") == there
+        raise RuntimeError
+    assert os.readlink("/proc/thread-self/ns/net") == home
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
+def test_a_file_that_is_no_namespace_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(IPVSError, match="network namespace"):
+        NetlinkTransport(str(tmp_path / "file"))
+
+
+def test_a_timeout_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="timeout_s"):
+        NetlinkTransport(timeout_s=0)
+
+
+@given(st.binary(max_size=100), st.integers(0, 3))
+def test_any_bytes_are_split_into_messages_or_raise_decode_error(data: bytes, sequence: int) -> None:
+    with contextlib.suppress(DecodeError):
+        for _, payload in netlink._answers(memoryview(data), sequence):
+            assert len(payload) >= 4

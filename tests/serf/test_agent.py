@@ -1,0 +1,229 @@
+"""fusis-agent as a process, on real Serf: how it comes, goes, and survives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fusisd.serf.client import SerfClient, SerfError, connected
+from fusisd.serf.supervisor import load_or_make_key
+from tests.lab.expect import poll
+from tests.serf.agents import Agents, address
+
+ROOT = Path(__file__).parents[2]
+RPC_PORT = 20000 + os.getpid() % 10000
+BIND_PORT = RPC_PORT + 10000  # on lo all share 127.0.0.1: tests of two checkouts must not meet there
+
+
+class Running:
+    """A fusis-agent for service web, node rs9, joining agent n1."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.key = load_or_make_key(home / "key")
+        self.log = home / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> None:
+        words = [sys.executable, "-m", "fusisd.agent", "--balancer", address(1), "--key-file", str(self.home / "key")]
+        words += ["--service", "web", "--port", "80", "--name", "rs9", "--state-dir", str(self.home / "state")]
+        words += ["--rpc-port", str(RPC_PORT), *options]
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def signal(self, number: int) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self._process.wait(30)
+
+    def wait(self) -> int:
+        """Its exit status, when it ends by itself."""
+        assert self._process is not None
+        return self._process.wait(60)
+
+    def forget(self) -> subprocess.Popen[bytes]:
+        """Hand over the process, to start another."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        return process
+
+    def serf(self) -> int:
+        """The pid of its Serf agent."""
+        return int((self.home / "state" / "agent.pid").read_text())
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def end(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.signal(signal.SIGKILL)
+        pid_file = self.home / "state" / "agent.pid"
+        if pid_file.exists() and Path(f"/proc/{self.serf()}").exists():
+            os.kill(self.serf(), signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process (one that ended and was not collected yet has no command line)."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def running(tmp_path: Path, agents: Agents) -> Iterator[Running]:
+    agent = Running(tmp_path)
+    agents.start(1, "role=balancer", key=agent.key, port=BIND_PORT)
+    yield agent
+    agent.end()
+
+
+def seen_by_the_balancer(name: str = "rs9") -> tuple[str, dict[str, str]]:
+    """Status and tags of this node as agent n1 has them."""
+
+    async def ask() -> tuple[str, dict[str, str]]:
+        client = SerfClient(address(1), 7373)
+        try:
+            await client.connect()
+            for member in await client.members():
+                if member.name == name:
+                    return member.status, dict(member.tags)
+        finally:
+            await client.close()
+        return "", {}
+
+    try:
+        return asyncio.run(ask())
+    except SerfError as error:  # it may not listen yet
+        raise AssertionError(str(error)) from error
+
+
+def test_it_joins_with_its_tags_and_leaves_on_sigterm(running: Running) -> None:
+    running.start("--weight", "3", "--mode", "route")
+    poll(lambda: seen_by_the_balancer() == ("alive", {"role": "agent", "s:web": "80/route/3"}), 60, "rs9 to be alive")
+    poll(lambda: "fusis-agent: web on 127." in running.said(), what="its ready line")
+    serf = running.serf()
+    assert running.key not in running.said()
+    assert running.signal(signal.SIGTERM) == 0
+    poll(lambda: not alive(serf), what="its Serf agent to end")
+    poll(lambda: seen_by_the_balancer()[0] == "left", 60, "rs9 to have left")
+
+
+def test_an_upgrade_and_a_crash_keep_its_serf_agent_and_the_next_start_finds_it(running: Running) -> None:
+    running.start()
+    poll(lambda: seen_by_the_balancer()[0] == "alive", 60, "rs9 to be alive")
+    poll(lambda: "joined" in running.said(), what="its ready line")
+    serf = running.serf()
+    assert running.signal(signal.SIGHUP) == 0
+    running.start("--weight", "7")
+    poll(lambda: seen_by_the_balancer() == ("alive", {"role": "agent", "s:web": "80/nat/7"}), 60, "the new weight")
+    running.signal(signal.SIGKILL)
+    running.start("--weight", "8")
+    poll(lambda: seen_by_the_balancer() == ("alive", {"role": "agent", "s:web": "80/nat/8"}), 60, "the next weight")
+    assert running.serf() == serf
+
+
+def test_its_serf_agent_is_started_again_when_it_dies(running: Running) -> None:
+    running.start()
+    poll(lambda: "joined" in running.said(), 60, "its ready line")
+    old = running.serf()
+    os.kill(old, signal.SIGKILL)
+    poll(lambda: running.serf() != old and seen_by_the_balancer()[0] == "alive", 60, "rs9 to be back")
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--key-file", "/nosuch"], 1, "/nosuch"),
+        (["--iface", "nosuch0"], 2, "nosuch0"),
+        (["--service", "a/b"], 2, "a/b"),
+        (["--weight", "-1"], 2, "weight"),
+        (["--balancer", "example"], 2, "example"),
+    ],
+)
+def test_where_it_cannot_start_it_says_why_in_one_line(
+    tmp_path: Path, options: list[str], status: int, said: str
+) -> None:
+    load_or_make_key(tmp_path / "key")
+    words = [sys.executable, "-m", "fusisd.agent", "--balancer", "127.0.0.1", "--key-file", str(tmp_path / "key")]
+    words += ["--service", "web", "--port", "80", "--state-dir", str(tmp_path / "state"), *options]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("fusis-agent:")]) == 1
+
+
+def test_a_serf_agent_that_cannot_bind_ends_it_with_serf_s_own_words(running: Running) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        running.start("--bind-port", port)
+        assert running.wait() == 1
+    last = running.said().splitlines()[-1]
+    assert last.startswith("fusis-agent: the Serf agent does not run: ")
+    assert port in last
+    assert "address already in use" in last
+
+
+def test_two_do_not_share_a_state_directory(running: Running, tmp_path: Path) -> None:
+    running.start()
+    poll(lambda: "joined" in running.said(), 60, "its ready line")
+    with running.forget() as first:
+        try:
+            running.start()
+            assert running.wait() == 1
+        finally:
+            first.kill()
+    assert f"another fusis-agent (pid {first.pid}) uses {tmp_path}/state" in running.said().splitlines()[-1]
+
+
+def test_a_serf_agent_found_under_another_name_leaves_and_is_started_anew(running: Running) -> None:
+    running.start("--name", "rs8")
+    poll(lambda: seen_by_the_balancer("rs8")[0] == "alive", 60, "rs8 to be alive")
+    running.signal(signal.SIGKILL)
+    running.start()
+    poll(lambda: seen_by_the_balancer()[0] == "alive", 60, "rs9 to be alive")
+    poll(lambda: seen_by_the_balancer("rs8")[0] == "left", 60, "rs8 to have left")
+
+
+def test_tags_that_somebody_else_changed_are_put_back(running: Running) -> None:
+    running.start()
+    poll(lambda: "joined" in running.said(), 60, "its ready line")
+
+    async def meddle() -> None:
+        auth = (running.home / "state" / "rpc-key").read_text().strip()
+        client = await connected("127.0.0.1", RPC_PORT, auth, 20.0)
+        await client.set_tags({"s:old": "1", "s:web": "81"})
+        await client.close()
+
+    asyncio.run(meddle())
+    poll(lambda: "s:old" in seen_by_the_balancer()[1], 60, "the meddling")
+    poll(lambda: seen_by_the_balancer()[1] == {"role": "agent", "s:web": "80/nat/1"}, 60, "the tags to be right")
+
+
+def test_a_balancer_that_comes_later_is_joined_then(running: Running, agents: Agents) -> None:
+    agents.kill(1)
+    running.start()
+    poll(lambda: "next try in" in running.said(), 60, "its complaint")
+    assert "joined" not in running.said()
+    agents.start(1, "role=balancer", key=running.key, port=BIND_PORT)
+    poll(lambda: "joined" in running.said(), 60, "its ready line")
+
+
+def test_sigterm_before_it_joined_ends_it_too(running: Running, agents: Agents) -> None:
+    agents.kill(1)
+    running.start()
+    poll(lambda: (running.home / "state" / "agent.pid").exists(), 60, "its Serf agent to be started")
+    serf = running.serf()
+    assert running.signal(signal.SIGTERM) == 0
+    poll(lambda: not alive(serf), what="its Serf agent to end")
