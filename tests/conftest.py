@@ -6,6 +6,11 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says more about the machine than about the code: never a reason to fail.
+settings.register_profile("fusis", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fusis")
 
 
 @pytest.hookimpl(wrapper=True)

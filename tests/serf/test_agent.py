@@ -35,7 +35,7 @@ class Running:
     def start(self, *options: str) -> None:
         words = [sys.executable, "-m", "fusisd.agent", "--balancer", address(1), "--key-file", str(self.home / "key")]
         words += ["--service", "web", "--port", "80", "--name", "rs9", "--state-dir", str(self.home / "state")]
-        words += ["--rpc-port", str(RPC_PORT), *options]
+        words += ["--rpc-port", str(RPC_PORT), "--bind-port", str(BIND_PORT), *options]
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
