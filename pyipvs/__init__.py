@@ -22,9 +22,23 @@ Needs libnl-3 and libnl-genl-3 at run time (Debian: libnl-3-200 libnl-genl-3-200
 Does not: run ipvsadm or modprobe, keep a copy of the kernel's table, or log.
 """
 
+from pyipvs.changes import (
+    AddDestination,
+    AddService,
+    BatchError,
+    Change,
+    ChangeList,
+    DeleteDestination,
+    DeleteService,
+    Failure,
+    UpdateDestination,
+    UpdateService,
+)
 from pyipvs.client import IPVS
+from pyipvs.daemons import Daemon, DaemonState
 from pyipvs.errors import (
     AlreadyExists,
+    DaemonNotFound,
     DecodeError,
     DestinationNotFound,
     IPVSError,
@@ -50,14 +64,40 @@ from pyipvs.model import (
     Tunnel,
     TunnelType,
 )
+from pyipvs.procfs import (
+    Connection,
+    CpuStatistics,
+    TableProbe,
+    connections,
+    cpu_statistics,
+    set_sysctl,
+    sysctl,
+    sysctls,
+)
+from pyipvs.ruleset import Ruleset, diff
+from pyipvs.savefile import SaveFileError
+from pyipvs.watch import Rates, Sample
 
 __all__ = [
     "IPVS",
+    "AddDestination",
+    "AddService",
     "AlreadyExists",
+    "BatchError",
+    "Change",
+    "ChangeList",
+    "Connection",
+    "CpuStatistics",
+    "Daemon",
+    "DaemonNotFound",
+    "DaemonState",
     "DecodeError",
+    "DeleteDestination",
+    "DeleteService",
     "Destination",
     "DestinationNotFound",
     "DestinationStatus",
+    "Failure",
     "Family",
     "ForwardingMethod",
     "IPVSError",
@@ -65,6 +105,10 @@ __all__ = [
     "ModuleMissing",
     "PermissionDenied",
     "Protocol",
+    "Rates",
+    "Ruleset",
+    "Sample",
+    "SaveFileError",
     "SchedulerNotFound",
     "Service",
     "ServiceFlags",
@@ -72,8 +116,17 @@ __all__ = [
     "ServiceNotFound",
     "ServiceStatus",
     "Stats",
+    "TableProbe",
     "TimedOut",
     "Timeouts",
     "Tunnel",
     "TunnelType",
+    "UpdateDestination",
+    "UpdateService",
+    "connections",
+    "cpu_statistics",
+    "diff",
+    "set_sysctl",
+    "sysctl",
+    "sysctls",
 ]

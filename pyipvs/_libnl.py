@@ -62,7 +62,7 @@ SIGNATURES: dict[str | None, dict[str, Row]] = {
         "nl_socket_set_buffer_size": ((c_void_p, c_int, c_int), c_int, _not_negative),
         "nl_socket_disable_msg_peek": ((c_void_p,), None, None),
         "nl_socket_set_msg_buf_size": ((c_void_p, c_size_t), c_int, _not_negative),
-        "nl_sendto": ((c_void_p, c_char_p, c_size_t), c_int, _not_negative),
+        "nl_sendto": ((c_void_p, c_void_p, c_size_t), c_int, _not_negative),
     },
     "libnl-genl-3.so.200": {
         "genl_connect": ((c_void_p,), c_int, _not_negative),
@@ -99,6 +99,11 @@ def _bind(library: ctypes.CDLL, name: str, row: Row) -> Callable[..., Any]:
         function.errcheck = lambda value, _function, _arguments: check(name, value)
     bound: Callable[..., Any] = function
     return bound
+
+
+def pointer_to(buffer: memoryview) -> Any:
+    """The address of a writable buffer, as an argument."""
+    return (ctypes.c_char * len(buffer)).from_buffer(buffer)
 
 
 _loaded: Library | None = None

@@ -1,7 +1,8 @@
 """The verbs: `IPVS` reads and changes the virtual services of one network namespace.
 
 Keys and destinations may be given as values or as text (`"tcp/10.0.0.1:80"`, `"10.0.0.2:80"`). A verb is one
-request and its answer, unless it says otherwise. A handle belongs to the thread and process that made it.
+request and its answer, unless it says otherwise; `apply` and `batch` put many into one. A handle belongs to the
+thread and process that made it.
 Does not: hold a copy of the table, retry, or decide anything.
 """
 
@@ -10,34 +11,47 @@ from __future__ import annotations
 import errno
 import os
 from _thread import get_ident
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from pyipvs import wire
+from pyipvs import daemons, rows, wire
+from pyipvs.changes import (
+    ON_SERVICE,
+    AddDestination,
+    AddService,
+    BatchError,
+    Change,
+    DeleteDestination,
+    DeleteService,
+    Failure,
+    UpdateDestination,
+    UpdateService,
+)
 from pyipvs.const import Command
-from pyipvs.errors import KernelError, ServiceNotFound, error_for
+from pyipvs.daemons import Daemon, DaemonState
+from pyipvs.errors import DaemonNotFound, IPVSError, KernelError, ServiceNotFound, TimedOut, error_for
+from pyipvs.layout import Row
 from pyipvs.listing import DestinationList, ServiceList
 from pyipvs.model import (
     Destination,
-    DestinationStatus,
     ForwardingMethod,
     Info,
     Service,
     ServiceKey,
     ServiceStatus,
     Timeouts,
-    check_pair,
-    endpoint,
     split_endpoint,
 )
 from pyipvs.netlink import NetlinkTransport, Transport
+from pyipvs.ruleset import Entry, Ruleset
+from pyipvs.watch import Sample, samples
+from pyipvs.writer import Writer, name_service
 
 KeyLike = ServiceKey | str
 DestinationLike = Destination | str
-TableSnapshot = dict[ServiceKey, tuple[ServiceStatus, tuple[DestinationStatus, ...]]]
-
-_ON_SERVICE = frozenset({Command.NEW_SERVICE, Command.SET_SERVICE, Command.DEL_SERVICE, Command.GET_SERVICE})
+Progress = Callable[[int, int], None]
 
 
 class IPVS:
@@ -52,16 +66,18 @@ class IPVS:
     """
 
     def __init__(
-        self, netns: str | None = None, timeout_s: float = 3.0, transport: Transport | None = None
+        self, netns: str | int | None = None, timeout_s: float = 3.0, transport: Transport | None = None
     ) -> None:
-        """Open the kernel's table of this network namespace, or of `netns` (a name of `ip netns`, or a path).
+        """Open the kernel's table of this network namespace, or of `netns`: a name of `ip netns`, a path, or an open
+        file; the caller stays where it is.
 
         `timeout_s` limits the wait for an answer. `transport` replaces the kernel, as FakeKernel does.
         Raises LibraryMissing, ModuleMissing, PermissionDenied (another namespace needs CAP_SYS_ADMIN too).
         """
         self._owner = (get_ident(), _forks)
-        self._name = f"netns {netns}" if netns else "this network namespace"
+        self._name = f"netns {netns}" if netns is not None else "this network namespace"
         self._transport: Transport = transport or NetlinkTransport(netns, timeout_s)
+        self._writer, self._reader = Writer(), rows.Reader()
 
     def __enter__(self) -> IPVS:
         return self
@@ -80,13 +96,13 @@ class IPVS:
 
     def services(self) -> ServiceList:
         """All services, in no order to rely on."""
-        answers = self._ask(Command.GET_SERVICE, "list services", dump=True)
-        return ServiceList(map(wire.decode_service, answers))
+        parts = self._dump(Command.GET_SERVICE, "list services")
+        return ServiceList(status for part in parts for status in self._reader.services(part))
 
     def service(self, key: KeyLike) -> ServiceStatus:
         """One service. Raises ServiceNotFound."""
         key = _key(key)
-        answers = self._ask(Command.GET_SERVICE, "get service", str(key), wire.encode_key(key))
+        answers = self._ask(Command.GET_SERVICE, "get service", str(key), wire.encode_key(key), on_service=True)
         return wire.decode_service(b"".join(answers))
 
     def destinations(self, key: KeyLike) -> DestinationList:
@@ -96,29 +112,62 @@ class IPVS:
         may be missing or seen twice (the kernel pages by position). An empty list takes a second request,
         because the kernel gives one for a service that is not there.
         """
-        key = _key(key)
-        named = wire.encode_key(key)
-        answers = self._ask(Command.GET_DEST, "list destinations of", str(key), named, dump=True)
-        if not answers:
-            self.service(key)
-        return DestinationList(wire.decode_destination(answer, key.family) for answer in answers)
+        return DestinationList(self._rows(_key(key), rows.FIELDS))
 
-    def snapshot(self) -> TableSnapshot:
-        """The whole table, one request per service. A service that goes while it is read is left out."""
-        table: TableSnapshot = {}
+    def scan(self, statistics: bool = True) -> Iterator[Entry]:
+        """The table service by service, one request each, for callers who have other things to do in between.
+
+        `statistics` False leaves out connections and counters, and is faster. A service that goes meanwhile is left
+        out.
+        """
+        fields = rows.FIELDS if statistics else rows.CONFIGURED
         for status in self.services():
             try:
-                table[status.service.key] = (status, tuple(self.destinations(status.service.key)))
+                found = self._rows(status.service.key, fields)
             except ServiceNotFound:
                 continue
-        return table
+            yield Entry(status.service, status.stats if statistics else None, found)
+
+    def snapshot(self, statistics: bool = True) -> Ruleset:
+        """The whole table as a value; see `scan`."""
+        return Ruleset.of(self.scan(statistics))
+
+    def watch(self, interval_s: float = 1.0) -> Iterator[Sample]:
+        """Snapshots every `interval_s` seconds, with the rates and changes in between; ends when you stop asking."""
+        return samples(self.snapshot, interval_s)
+
+    def apply(self, changes: Iterable[Change], progress: Progress | None = None) -> None:
+        """Carry out many changes with few system calls, in their order; there is no way back.
+
+        One that fails does not stop the others. `progress` is called with how many are done and how many there are.
+        Raises BatchError, with each that failed.
+        """
+        self._check_owner()
+        every = list(changes)
+        failures: list[Failure] = []
+        done = 0
+        while done < len(every):
+            part = every[done : done + self._transport.room]
+            first = self._transport.reserve(len(part))
+            count, size = self._writer.write(part, len(part), self._transport.family, first)
+            failed = self._send(size, first, count)
+            failures += [_failure(part[index], code) for index, code in sorted(failed)]
+            done += count
+            if progress is not None:
+                progress(done, len(every))
+        if failures:
+            raise BatchError(failures, len(every))
+
+    def batch(self) -> Batch:
+        """Collect changes in a `with` block and apply them at its end, unless it raises."""
+        return Batch(self)
 
     def add_service(self, service: Service | KeyLike, **settings: Any) -> None:
         """Make a service: a Service, or a key and the fields of Service as keywords.
 
         Raises AlreadyExists, SchedulerNotFound, ValueError.
         """
-        self._put_service(Command.NEW_SERVICE, "add service", _service(service, settings))
+        self._do(AddService(_service(service, settings)))
 
     def update_service(self, service: Service | KeyLike, **settings: Any) -> None:
         """Change scheduler, flags or persistence. Given a key, what is not named stays (one request more).
@@ -126,22 +175,18 @@ class IPVS:
         Raises ServiceNotFound, SchedulerNotFound, ValueError.
         """
         known = service if isinstance(service, Service) else self.service(service).service
-        self._put_service(Command.SET_SERVICE, "update service", replace(known, **settings))
+        self._do(UpdateService(replace(known, **settings)))
 
     def delete_service(self, key: KeyLike) -> None:
         """Remove a service and its destinations; their connections end. Raises ServiceNotFound."""
-        key = _key(key)
-        self._ask(Command.DEL_SERVICE, "delete service", str(key), wire.encode_key(key))
+        self._do(DeleteService(_key(key)))
 
     def add_destination(self, key: KeyLike, destination: DestinationLike, **settings: Any) -> None:
         """Add a destination: a Destination, or `address:port` and the fields of Destination as keywords.
 
         Raises ServiceNotFound, AlreadyExists, ValueError.
         """
-        key, destination = _key(key), _destination(destination, settings)
-        check_pair(key, destination)
-        what = f"{destination} to {key}"
-        self._ask(Command.NEW_DEST, "add destination", what, wire.encode_destination(key, destination))
+        self._do(AddDestination(_key(key), _destination(destination, settings)))
 
     def update_destination(self, key: KeyLike, destination: DestinationLike, **settings: Any) -> None:
         """Change a destination. Given as text, what is not named stays (one request more).
@@ -150,22 +195,16 @@ class IPVS:
         """
         key = _key(key)
         known = self._known(key, destination) if isinstance(destination, str) else destination
-        destination = _changed(known, settings)
-        check_pair(key, destination)
-        what = f"{destination} of {key}"
-        self._ask(Command.SET_DEST, "update destination", what, wire.encode_destination(key, destination))
+        self._do(UpdateDestination(key, _changed(known, settings)))
 
     def delete_destination(self, key: KeyLike, destination: DestinationLike | tuple[str, int]) -> None:
         """Remove a destination at once, its connections with it; to drain it, set its weight to 0 first.
 
         Raises ServiceNotFound, DestinationNotFound.
         """
-        key = _key(key)
-        if isinstance(destination, str):
-            destination = split_endpoint(destination)
-        address, port = destination.key if isinstance(destination, Destination) else destination
-        named = wire.encode_destination_key(key, address, port)
-        self._ask(Command.DEL_DEST, "delete destination", f"{endpoint(address, port)} of {key}", named)
+        if isinstance(destination, tuple):
+            destination = Destination(*destination)
+        self._do(DeleteDestination(_key(key), _destination(destination, {})))
 
     def timeouts(self) -> Timeouts:
         """The connection timeouts of the network namespace."""
@@ -195,6 +234,43 @@ class IPVS:
         """Remove every service of the network namespace, whoever made it."""
         self._ask(Command.FLUSH, "remove all services")
 
+    def daemons(self) -> list[Daemon]:
+        """The synchronization daemons that run: at most one of each state."""
+        parts = self._dump(Command.GET_DAEMON, "list sync daemons")
+        return [daemons.decode(answer) for part in parts for answer in rows.split(part)]
+
+    def start_daemon(self, daemon: Daemon) -> None:
+        """Start sending connections to other balancers (MASTER), or receiving them (BACKUP).
+
+        Raises AlreadyExists, ValueError, IPVSError (ENODEV: no such interface).
+        """
+        self._ask(Command.NEW_DAEMON, f"start sync daemon {daemon.state}", daemon.interface, daemons.encode(daemon))
+
+    def stop_daemon(self, state: DaemonState | str, sync_id: int = 0) -> None:
+        """Stop the daemon of this state. Raises DaemonNotFound when none runs, TimedOut.
+
+        A daemon that is stopped before it ever ran is, but the kernel sends no answer (kthread_stop gives EINTR, for
+        which netlink_rcv_skb sends none; Linux 6.1): then the list of daemons tells.
+        """
+        state = DaemonState.of(state)
+        try:
+            self._ask(Command.DEL_DAEMON, "stop sync daemon", str(state), daemons.encode_name(state, sync_id))
+        except ServiceNotFound as error:
+            text = f"none with sync id {sync_id} runs"
+            raise DaemonNotFound("stop sync daemon", errno.ESRCH, str(state), text) from error
+        except TimedOut:
+            if any(daemon.state is state for daemon in self.daemons()):
+                raise
+
+    def _rows(self, key: ServiceKey, fields: tuple[str, ...]) -> list[Row]:
+        """The destinations of a service. Raises ServiceNotFound."""
+        found: list[Row] = []
+        for part in self._dump(Command.GET_DEST, "list destinations of", key, name_service(key)):
+            found += self._reader.rows(part, key.family, fields)
+        if not found:
+            self.service(key)
+        return found
+
     def _known(self, key: ServiceKey, where: str) -> Destination:
         """The destination that the kernel has at `address:port`."""
         at = split_endpoint(where)
@@ -203,19 +279,87 @@ class IPVS:
                 return row.destination
         raise error_for("update destination", errno.ENOENT, f"{where} of {key}", on_service=False)
 
-    def _put_service(self, command: Command, operation: str, service: Service) -> None:
-        self._ask(command, operation, str(service.key), wire.encode_service(service))
+    def _do(self, change: Change) -> None:
+        """One change: a batch of one, whose only error is raised."""
+        self._check_owner()
+        first = self._transport.reserve(1)
+        _, size = self._writer.write((change,), 1, self._transport.family, first)
+        for _, code in self._send(size, first, 1):
+            raise _failure(change, code).error
+
+    def _send(self, size: int, first: int, count: int) -> list[tuple[int, int]]:
+        return self._transport.send(self._writer.buffer[:size], first, count)
+
+    def _dump(
+        self, command: Command, operation: str, key: ServiceKey | str = "", named: bytes = b""
+    ) -> Iterator[memoryview]:
+        self._check_owner()
+        try:
+            yield from self._transport.dump(command, named)
+        except KernelError as error:
+            raise error_for(operation, error.errno, str(key), on_service=False) from None
 
     def _ask(
-        self, command: Command, operation: str, what: str = "", attributes: bytes = b"", dump: bool = False
+        self, command: Command, operation: str, what: str = "", attributes: bytes = b"", on_service: bool = False
     ) -> list[bytes]:
         """One exchange, with an errno turned into an error that names what was tried."""
+        self._check_owner()
+        try:
+            return self._transport.exchange(command, attributes)
+        except KernelError as error:
+            raise error_for(operation, error.errno, what, on_service) from None
+
+    def _check_owner(self) -> None:
         if self._owner != (get_ident(), _forks):
             raise RuntimeError("an IPVS handle belongs to the thread and process that opened it")
-        try:
-            return self._transport.exchange(command, attributes, dump)
-        except KernelError as error:
-            raise error_for(operation, error.errno, what, command in _ON_SERVICE) from None
+
+
+class Batch:
+    """Changes of a `with ipvs.batch()` block. Its verbs take whole values: nothing is read meanwhile."""
+
+    def __init__(self, ipvs: IPVS) -> None:
+        """Made by IPVS.batch."""
+        self._ipvs = ipvs
+        self.changes: list[Change] = []
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raises BatchError."""
+        if kind is None:
+            self._ipvs.apply(self.changes)
+
+    def add_service(self, service: Service | KeyLike, **settings: Any) -> None:
+        """See IPVS.add_service."""
+        self.changes.append(AddService(_service(service, settings)))
+
+    def update_service(self, service: Service) -> None:
+        """Give a service this configuration."""
+        self.changes.append(UpdateService(service))
+
+    def delete_service(self, key: KeyLike) -> None:
+        """See IPVS.delete_service."""
+        self.changes.append(DeleteService(_key(key)))
+
+    def add_destination(self, key: KeyLike, destination: DestinationLike, **settings: Any) -> None:
+        """See IPVS.add_destination."""
+        self.changes.append(AddDestination(_key(key), _destination(destination, settings)))
+
+    def update_destination(self, key: KeyLike, destination: Destination) -> None:
+        """Give a destination this configuration."""
+        self.changes.append(UpdateDestination(_key(key), destination))
+
+    def delete_destination(self, key: KeyLike, destination: DestinationLike) -> None:
+        """See IPVS.delete_destination."""
+        self.changes.append(DeleteDestination(_key(key), _destination(destination, {})))
+
+
+def _failure(change: Change, code: int) -> Failure:
+    error: IPVSError = error_for(change.operation, code, change.what, isinstance(change, ON_SERVICE))
+    return Failure(change, error)
 
 
 def _key(key: KeyLike) -> ServiceKey:

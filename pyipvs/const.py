@@ -100,6 +100,19 @@ class StatsAttr(IntEnum):
     PAD = 11
 
 
+class DaemonAttr(IntEnum):
+    """enum IPVS_DAEMON_ATTR_*: a synchronization daemon."""
+
+    STATE = 1
+    MCAST_IFN = 2
+    SYNC_ID = 3
+    SYNC_MAXLEN = 4
+    MCAST_GROUP = 5
+    MCAST_GROUP6 = 6
+    MCAST_PORT = 7
+    MCAST_TTL = 8
+
+
 class InfoAttr(IntEnum):
     """enum IPVS_INFO_ATTR_*: the reply to GET_INFO."""
 

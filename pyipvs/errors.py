@@ -1,7 +1,8 @@
 """What can go wrong, by what the caller would do next; each keeps the kernel's errno and says what to do.
 
     IPVSError (an OSError)
-      ServiceNotFound  DestinationNotFound  SchedulerNotFound   look the object up, or make it first
+      ServiceNotFound  DestinationNotFound                      look the object up, or make it first
+      SchedulerNotFound  DaemonNotFound                         the same
       AlreadyExists                                             update instead
       PermissionDenied  ModuleMissing  LibraryMissing           mend the machine
       TimedOut                                                  read the table before trying again
@@ -54,6 +55,10 @@ class ServiceNotFound(IPVSError):
 
 class DestinationNotFound(IPVSError):
     """ENOENT on a destination command: the service has no such destination."""
+
+
+class DaemonNotFound(IPVSError):
+    """ESRCH on a daemon command: no synchronization daemon of that state and sync id runs."""
 
 
 class SchedulerNotFound(IPVSError):
@@ -110,6 +115,7 @@ _BY_ERRNO: dict[int, _Row] = {
     _errno.EPERM: (PermissionDenied, "", ""),
     _errno.EACCES: (PermissionDenied, "", ""),
     _errno.ETIMEDOUT: (TimedOut, "the kernel did not answer in time", ""),
+    _errno.EBADMSG: (IPVSError, "the answer was garbled", "read the table before trying again"),
     _errno.ENOBUFS: (IPVSError, "answers were lost", "read the table before trying again"),
 }
 _ON_SERVICE: dict[int, _Row] = {

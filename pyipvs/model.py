@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from functools import total_ordering
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
 from pyipvs.const import NAME_MAX
 
@@ -36,6 +36,15 @@ class Word(IntEnum):
         return cls.__members__.get(value.upper()) if isinstance(value, str) else None
 
     @classmethod
+    def of(cls, value: Any, what: str = "") -> Self:
+        """The member with this name or number. Raises ValueError that names them all; `what` begins it."""
+        try:
+            return cls(value)
+        except ValueError:
+            words = ", ".join(str(member) for member in cls)
+            raise ValueError(f"{what or cls.__name__} {value!r} must be one of {words}") from None
+
+    @classmethod
     def seen(cls, value: int) -> Self:
         """The member for what the kernel holds. One we do not know gets its number as name: being blind to a
         whole table because of one entry that another program made would be worse."""
@@ -45,9 +54,6 @@ class Word(IntEnum):
             stranger = int.__new__(cls, value)
             stranger._name_, stranger._value_ = str(value), value
             return stranger
-
-
-W = TypeVar("W", bound=Word)
 
 
 class Protocol(Word):
@@ -100,34 +106,31 @@ def family_of(address: str) -> Family:
     return Family.INET6 if ":" in address else Family.INET
 
 
-def _address(text: str, what: str) -> str:
-    """Canonical as the C library writes it, which is how the kernel's answers are decoded."""
+def _set_address(value: ServiceKey | Destination, text: str, what: str) -> None:
+    """Set an object's address, its 16 bytes and its family. Raises ValueError.
+
+    The text becomes canonical as the C library writes it, which is how the kernel's answers are decoded.
+    """
     family = family_of(text)
     try:
-        return socket.inet_ntop(family, socket.inet_pton(family, text))
+        packed = socket.inet_pton(family, text)
     except (OSError, ValueError):
         raise ValueError(f"{what} {text!r} is not an IPv4 or IPv6 address") from None
+    object.__setattr__(value, "address", socket.inet_ntop(family, packed))
+    object.__setattr__(value, "packed", packed.ljust(16, b"\0"))
+    object.__setattr__(value, "family", family)
 
 
-def _host_address(text: str, what: str) -> str:
-    """The address of one host: the kernel answers EINVAL for others (ip_vs_new_dest)."""
-    address = _address(text, what)
-    first, *rest = socket.inet_pton(family_of(address), address)
-    multicast = first == 0xFF if rest[3:] else 224 <= first < 240
-    if multicast or not any((first, *rest)) or address == "255.255.255.255":
-        raise ValueError(f"{what} {address} is not the address of one host")
-    return address
+def _check_host(destination: Destination) -> None:
+    """Raise ValueError unless it is the address of one host: the kernel answers EINVAL (ip_vs_new_dest)."""
+    first = destination.packed[0]
+    multicast = first == 0xFF if destination.family is Family.INET6 else 224 <= first < 240
+    if multicast or not any(destination.packed) or destination.address == "255.255.255.255":
+        raise ValueError(f"destination address {destination.address} is not the address of one host")
 
 
-def _member(kind: type[W], value: Any, what: str) -> W:
-    try:
-        return kind(value)
-    except ValueError:
-        words = ", ".join(str(member) for member in kind)
-        raise ValueError(f"{what} {value!r} must be one of {words}") from None
-
-
-def _within(value: int, low: int, high: int, what: str) -> None:
+def within(value: int, low: int, high: int, what: str) -> None:
+    """Raise ValueError unless `value` is a whole number from `low` to `high`."""
     if not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{what} {value!r} must be a whole number from {low} to {high}")
 
@@ -143,7 +146,15 @@ def split_endpoint(text: str) -> tuple[str, int]:
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not (port.isascii() and port.isdigit()) or (":" in host) != bracketed:
         raise ValueError(f"{text!r} is not ADDRESS:PORT or [ADDRESS]:PORT")
-    return _address(host[1:-1] if bracketed else host, "address"), int(port)
+    return canonical(host[1:-1] if bracketed else host), int(port)
+
+
+def canonical(text: str) -> str:
+    """An address as the C library writes it. Raises ValueError."""
+    try:
+        return socket.inet_ntop(family_of(text), socket.inet_pton(family_of(text), text))
+    except (OSError, ValueError):
+        raise ValueError(f"{text!r} is not an IPv4 or IPv6 address") from None
 
 
 @total_ordering
@@ -160,22 +171,21 @@ class ServiceKey:
     port: int | None = None
     mark: int | None = None
     family: Family = Family.INET
+    packed: bytes = field(default=bytes(16), init=False, repr=False, compare=False)  # the address, in 16 bytes
 
     def __post_init__(self) -> None:
         """Raises ValueError naming the part that is wrong."""
         if self.mark is not None:
             if (self.protocol, self.address, self.port) != (None, None, None):
                 raise ValueError("a service has a firewall mark, or protocol, address and port: not both")
-            object.__setattr__(self, "family", _member(Family, self.family, "family"))
-            _within(self.mark, 1, 2**32 - 1, "firewall mark")  # the kernel makes tcp/0.0.0.0:0 of mark 0
+            object.__setattr__(self, "family", Family.of(self.family, "family"))
+            within(self.mark, 1, 2**32 - 1, "firewall mark")  # the kernel makes tcp/0.0.0.0:0 of mark 0
             return
         if self.protocol is None or self.address is None or self.port is None:
             raise ValueError("a service needs protocol, address and port, or a firewall mark")
-        address = _address(self.address, "service address")
-        _within(self.port, 0, 65535, "port")
-        object.__setattr__(self, "protocol", _member(Protocol, self.protocol, "protocol"))
-        object.__setattr__(self, "address", address)
-        object.__setattr__(self, "family", family_of(address))
+        _set_address(self, self.address, "service address")
+        within(self.port, 0, 65535, "port")
+        object.__setattr__(self, "protocol", Protocol.of(self.protocol, "protocol"))
 
     @classmethod
     def fwmark(cls, mark: int, family: Family = Family.INET) -> ServiceKey:
@@ -205,7 +215,7 @@ class ServiceKey:
     def _rank(self) -> tuple[object, ...]:
         if self.address is None:
             return (1, self.family, self.mark)
-        return (0, self.family, socket.inet_pton(self.family, self.address), self.port, self.protocol)
+        return (0, self.family, self.packed, self.port, self.protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +243,8 @@ class Service:
         for what, name in (("scheduler", self.scheduler), ("persistence_engine", self.persistence_engine)):
             if name is not None and not _MODULE_NAME.match(name):
                 raise ValueError(f"{what} {name!r} must be 1 to {NAME_MAX - 1} letters or digits")
-        _within(self.persistence_s, 0, _MAX_TIMEOUT_S, "persistence_s")
-        _within(self.netmask or 0, 1, full, "netmask (a prefix length)")
+        within(self.persistence_s, 0, _MAX_TIMEOUT_S, "persistence_s")
+        within(self.netmask or 0, 1, full, "netmask (a prefix length)")
         if self.key.port == 0 and not self.persistence_s:
             raise ValueError("port 0 (all ports) needs persistence_s")
 
@@ -252,9 +262,9 @@ class Tunnel:
 
     def __post_init__(self) -> None:
         """Raises ValueError naming the part that is wrong."""
-        object.__setattr__(self, "type", _member(TunnelType, self.type, "tunnel type"))
-        _within(self.port, 0, 65535, "tunnel port")
-        _within(self.flags, 0, 3, "tunnel flags")
+        object.__setattr__(self, "type", TunnelType.of(self.type, "tunnel type"))
+        within(self.port, 0, 65535, "tunnel port")
+        within(self.flags, 0, 3, "tunnel flags")
         if (self.type is TunnelType.GUE) != bool(self.port):
             raise ValueError("gue needs a tunnel port, ipip and gre have none")
 
@@ -275,15 +285,18 @@ class Destination:
     upper_threshold: int = 0
     lower_threshold: int = 0
     tunnel: Tunnel | None = None
+    family: Family = field(default=Family.INET, init=False, repr=False, compare=False)  # that of the address
+    packed: bytes = field(default=bytes(16), init=False, repr=False, compare=False)  # the address, in 16 bytes
 
     def __post_init__(self) -> None:
         """Raises ValueError naming the part that is wrong."""
-        object.__setattr__(self, "address", _host_address(self.address, "destination address"))
-        object.__setattr__(self, "method", _member(ForwardingMethod, self.method, "method"))
-        _within(self.port, 0, 65535, "port")
-        _within(self.weight, 0, 2**31 - 1, "weight")
-        _within(self.upper_threshold, 0, 2**32 - 1, "upper_threshold")
-        _within(self.lower_threshold, 0, self.upper_threshold, "lower_threshold")
+        _set_address(self, self.address, "destination address")
+        _check_host(self)
+        object.__setattr__(self, "method", ForwardingMethod.of(self.method, "method"))
+        within(self.port, 0, 65535, "port")
+        within(self.weight, 0, 2**31 - 1, "weight")
+        within(self.upper_threshold, 0, 2**32 - 1, "upper_threshold")
+        within(self.lower_threshold, 0, self.upper_threshold, "lower_threshold")
         if self.method is ForwardingMethod.TUNNEL and self.tunnel is None:
             object.__setattr__(self, "tunnel", Tunnel())
         if self.method is not ForwardingMethod.TUNNEL and self.tunnel is not None:
@@ -308,12 +321,11 @@ def check_pair(key: ServiceKey, destination: Destination) -> None:
         raise ValueError(f"method {method} is the kernel's own: use nat, route or tunnel")
     if method is not ForwardingMethod.NAT and key.port and destination.port != key.port:
         raise ValueError(f"port {destination.port}: method {method} keeps the service's {key.port}; use nat")
-    if method is not ForwardingMethod.TUNNEL and family_of(destination.address) is not key.family:
+    if method is not ForwardingMethod.TUNNEL and destination.family is not key.family:
         raise ValueError(f"{destination} has another family than {key}: only method tunnel joins them")
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(NamedTuple):
     """Counters since the start or the last zero, and rates: the kernel's moving averages, new every 2 s."""
 
     connections: int = 0
@@ -328,16 +340,14 @@ class Stats:
     bytes_out_per_s: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceStatus:
+class ServiceStatus(NamedTuple):
     """A service as the kernel has it."""
 
     service: Service
     stats: Stats
 
 
-@dataclass(frozen=True, slots=True)
-class DestinationStatus:
+class DestinationStatus(NamedTuple):
     """A destination as the kernel has it; `active`, `inactive`, `persistent` are connections now."""
 
     destination: Destination
@@ -358,11 +368,10 @@ class Timeouts:
     def __post_init__(self) -> None:
         """Raises ValueError naming the part that is wrong."""
         for name in ("tcp_s", "tcp_fin_s", "udp_s"):
-            _within(getattr(self, name), 0, _MAX_TIMEOUT_S, name)
+            within(getattr(self, name), 0, _MAX_TIMEOUT_S, name)
 
 
-@dataclass(frozen=True, slots=True)
-class Info:
+class Info(NamedTuple):
     """IPVS' own version, as `1.2.1`, and the size of its connection hash table."""
 
     version: str

@@ -20,16 +20,27 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from pyipvs import _libnl
-from pyipvs.const import GENL_NAME, GENL_VERSION
+from pyipvs.const import GENL_NAME
 from pyipvs.errors import DecodeError, IPVSError, KernelError, ModuleMissing, PermissionDenied
+from pyipvs.framing import (
+    ANSWER_HEADER,
+    FLAGS_AT,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    SEQUENCE_AT,
+    TYPE_AT,
+    Message,
+    answers,
+    errno_of,
+    messages,
+    request,
+)
 
-NLMSG_ERROR, NLMSG_DONE = 2, 3  # <linux/netlink.h>
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
-_NLMSGHDR = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
-_GENLMSGHDR = struct.Struct("=BBH")  # struct genlmsghdr: command, version, reserved
-_REQUEST = struct.Struct("=IHHIIBBH")  # both
-_ERRNO = struct.Struct("=i")  # begins the payload of both NLMSG_ERROR and NLMSG_DONE
 _TIMEVAL = struct.Struct("@ll")
+_U16, _U32 = struct.Struct("=H"), struct.Struct("=I")
 
 # A dump's messages are as long as the longest receive so far, at most 32 KiB (netlink_dump in af_netlink.c);
 # a shorter buffer would truncate them, a longer one gains nothing (measured 2026-11).
@@ -37,13 +48,39 @@ _RECEIVE_SIZE = 32768
 _SOCKET_BUFFER = 1 << 20  # cut down to net.core.[rw]mem_max by the kernel
 
 
+# Every refusal takes that much of the receive buffer, however short it is; what finds no room is dropped (measured
+# 2026-11: 85 in 64 KiB, 2730 in 2 MiB). A batch may be refused whole, so it has no more messages than that.
+_ROOM_PER_ERROR = 1024
+_SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>; not in the socket module
+
+
 class Transport(Protocol):
-    """What the client needs of a socket: the seam where `pyipvs.testing.FakeKernel` stands in."""
+    """What the client needs of a socket: the seam where `pyipvs.testing.FakeKernel` stands in.
 
-    def exchange(self, command: int, attributes: bytes, dump: bool = False) -> list[bytes]:
-        """Send one command; the attributes of each answer.
+    Each method may raise KernelError with the kernel's errno, or ETIMEDOUT, or what the socket failed with.
+    """
 
-        Raises KernelError with the kernel's errno, or ETIMEDOUT, or what the socket failed with.
+    @property
+    def family(self) -> int:
+        """The number of the family IPVS: the type of its messages."""
+
+    @property
+    def room(self) -> int:
+        """How many messages `send` takes at once."""
+
+    def reserve(self, count: int) -> int:
+        """The first of `count` sequence numbers that nobody else uses."""
+
+    def exchange(self, command: int, attributes: bytes) -> list[bytes]:
+        """Send one command; the attributes of its answers."""
+
+    def dump(self, command: int, attributes: bytes) -> Iterator[memoryview]:
+        """Ask for a list; its messages as they come, some at a time, good until the next are asked for."""
+
+    def send(self, batch: memoryview, first: int, count: int) -> list[tuple[int, int]]:
+        """Send `count` messages with the sequence numbers from `first`, the last with NLM_F_ACK.
+
+        The index and errno of each that failed; those whose answer was lost have ENOBUFS, ETIMEDOUT or EBADMSG.
         """
 
     def close(self) -> None:
@@ -53,8 +90,8 @@ class Transport(Protocol):
 class NetlinkTransport:
     """The real one. Not for use from several threads at once."""
 
-    def __init__(self, netns: str | None = None, timeout_s: float = 3.0) -> None:
-        """Open and connect, in network namespace `netns` (a name of `ip netns`, or a path) or our own.
+    def __init__(self, netns: str | int | None = None, timeout_s: float = 3.0) -> None:
+        """Open and connect, in network namespace `netns` (a name of `ip netns`, a path, an open file) or our own.
 
         `timeout_s` limits the wait for the kernel. Raises LibraryMissing, ModuleMissing, PermissionDenied,
         IPVSError.
@@ -67,7 +104,7 @@ class NetlinkTransport:
         self._handle: int | None = None
         self._socket: socket.socket | None = None
         self._lib = _libnl.load()
-        with _in_netns(self._lib, netns):
+        with in_netns(self._lib, netns):
             self._handle = self._lib.nl_socket_alloc()
             try:
                 self._socket = self._connect()
@@ -90,15 +127,70 @@ class NetlinkTransport:
         if handle is not None:
             self._lib.nl_socket_free(handle)
 
-    def exchange(self, command: int, attributes: bytes, dump: bool = False) -> list[bytes]:
+    @property
+    def family(self) -> int:
+        """See Transport."""
+        return self._family
+
+    @property
+    def room(self) -> int:
+        """See Transport."""
+        return self._room
+
+    def reserve(self, count: int) -> int:
+        """See Transport."""
+        if self._sequence + count > 0xFFFFFFFF:
+            self._sequence = 0
+        first = self._sequence + 1
+        self._sequence += count
+        return first
+
+    def exchange(self, command: int, attributes: bytes) -> list[bytes]:
         """See Transport."""
         try:
-            return self._exchange(command, attributes, dump)
+            return self._exchange(command, attributes)
         except KernelError as error:
             # also genetlink's answer when ip_vs was unloaded and loaded again: the family has a new number
             if error.errno != errno.ENOENT or not self._family_moved():
                 raise
-            return self._exchange(command, attributes, dump)
+            return self._exchange(command, attributes)
+
+    def dump(self, command: int, attributes: bytes) -> Iterator[memoryview]:
+        """See Transport."""
+        parts = self._dump(command, attributes)
+        try:
+            first = next(parts, None)
+        except KernelError as error:
+            if error.errno != errno.ENOENT or not self._family_moved():
+                raise
+            parts = self._dump(command, attributes)
+            first = next(parts, None)
+        if first is not None:
+            yield first
+            yield from parts
+
+    def send(self, batch: memoryview, first: int, count: int) -> list[tuple[int, int]]:
+        """See Transport."""
+        failed = self._send_batch(batch, first, count)
+        gone = [index for index, code in failed if code == errno.ENOENT]
+        if not gone or not self._family_moved():
+            return failed
+        others = [(index, code) for index, code in failed if code != errno.ENOENT]
+        again, start = self._readdressed(batch, gone)
+        return others + [(gone[index], code) for index, code in self._send_batch(again, start, len(gone))]
+
+    def _readdressed(self, batch: memoryview, wanted: list[int]) -> tuple[memoryview, int]:
+        """These messages of a batch for the family's new number, with new sequence numbers; the first of those."""
+        start = self.reserve(len(wanted))
+        every = list(messages(batch))
+        again = bytearray()
+        for number, index in enumerate(wanted):
+            at = len(again)
+            again += batch[every[index].at : every[index].end]
+            _U16.pack_into(again, at + TYPE_AT, self._family)
+            _U16.pack_into(again, at + FLAGS_AT, NLM_F_REQUEST | (NLM_F_ACK if index == wanted[-1] else 0))
+            _U32.pack_into(again, at + SEQUENCE_AT, start + number)
+        return memoryview(again), start
 
     def _connect(self) -> socket.socket:
         """Connect the handle; a Python socket of its own descriptor to receive on."""
@@ -112,6 +204,9 @@ class NetlinkTransport:
             receiver.setblocking(True)  # whatever socket.setdefaulttimeout says; SO_RCVTIMEO is the limit
         except _libnl.NlError as error:
             raise IPVSError("open", error.errno or errno.EIO, "netlink", str(error)) from None
+        with contextlib.suppress(PermissionError):  # without CAP_NET_ADMIN nothing else works either
+            receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _SOCKET_BUFFER)
+        self._room = receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _ROOM_PER_ERROR
         timeval = divmod(max(1, int(self._timeout_s * 1e6)), 10**6)  # 0 would be "for ever"
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(*timeval))
         return receiver
@@ -130,35 +225,87 @@ class NetlinkTransport:
         before, self._family = self._family, self._resolve()
         return self._family != before
 
-    def _exchange(self, command: int, attributes: bytes, dump: bool) -> list[bytes]:
+    def _exchange(self, command: int, attributes: bytes) -> list[bytes]:
+        receiver, sequence = self._open(), self.reserve(1)
+        flags = NLM_F_REQUEST | NLM_F_ACK
+        self._send(request(command, attributes, flags, self._family, sequence, self._port))
+        found: list[bytes] = []
+        for data, message in self._receive(receiver, sequence, 1):
+            if message.kind == self._family:
+                found.append(bytes(data[message.at + ANSWER_HEADER : message.end]))
+            elif code := errno_of(data, message):
+                raise KernelError(code)
+            else:
+                return found
+        raise KernelError(errno.ETIMEDOUT)
+
+    def _dump(self, command: int, attributes: bytes) -> Iterator[memoryview]:
+        receiver, sequence = self._open(), self.reserve(1)
+        flags = NLM_F_REQUEST | NLM_F_DUMP
+        self._send(request(command, attributes, flags, self._family, sequence, self._port))
+        deadline_s = time.monotonic() + self._timeout_s
+        while time.monotonic() < deadline_s:
+            data = self._received(receiver)
+            begin, end, last = answers(data, self._family, sequence)
+            if begin < end:
+                yield data[begin:end]
+                deadline_s = time.monotonic() + self._timeout_s  # the limit is for the kernel, not for our reader
+            if last is not None:
+                if code := errno_of(data, last):
+                    raise KernelError(code)
+                return
+        raise KernelError(errno.ETIMEDOUT)
+
+    def _send_batch(self, batch: memoryview, first: int, count: int) -> list[tuple[int, int]]:
+        receiver = self._open()
+        failed: dict[int, int] = {}
+        lost = 0
+        try:
+            self._send(batch)
+            for data, message in self._receive(receiver, first, count):
+                if message.kind == self._family:
+                    continue  # no change has one
+                if code := errno_of(data, message):
+                    failed[message.sequence - first] = code
+                if message.sequence == first + count - 1:
+                    return list(failed.items())
+            lost = errno.ETIMEDOUT
+        except DecodeError:
+            lost = errno.EBADMSG
+        except KernelError as error:
+            lost = error.errno
+        self._drain(receiver)
+        return [(index, failed.get(index, lost)) for index in range(count)]
+
+    def _open(self) -> socket.socket:
         if self._handle is None or self._socket is None:
             raise ValueError("this IPVS handle is closed")
-        self._sequence = self._sequence % 0xFFFFFFFF + 1
-        flags = NLM_F_REQUEST | (NLM_F_DUMP if dump else NLM_F_ACK)
-        self._send(request(command, attributes, flags, self._family, self._sequence, self._port))
-        return self._receive(self._socket, self._sequence)
+        return self._socket
 
-    def _send(self, message: bytes) -> None:
+    def _send(self, message: bytes | memoryview) -> None:
+        data = message if isinstance(message, bytes) else _libnl.pointer_to(message)
         while True:
             try:
-                self._lib.nl_sendto(self._handle, message, len(message))
+                self._lib.nl_sendto(self._handle, data, len(message))
                 return
             except _libnl.NlError as error:
                 if error.errno != errno.EINTR:  # libnl does not retry; nothing was sent
                     raise KernelError(error.errno or errno.EIO) from None
 
-    def _receive(self, receiver: socket.socket, sequence: int) -> list[bytes]:
-        answers: list[bytes] = []
+    def _receive(self, receiver: socket.socket, first: int, count: int) -> Iterator[tuple[memoryview, Message]]:
+        """The messages that answer `count` requests from sequence number `first`, until the time limit."""
         deadline_s = time.monotonic() + self._timeout_s
         while time.monotonic() < deadline_s:
-            for kind, payload in _answers(self._received(receiver), sequence):
-                if kind == self._family:
-                    answers.append(bytes(payload[_GENLMSGHDR.size :]))
-                elif kind in (NLMSG_ERROR, NLMSG_DONE):
-                    if code := -_ERRNO.unpack_from(payload)[0]:
-                        raise KernelError(code)
-                    return answers
-        raise KernelError(errno.ETIMEDOUT)
+            data = self._received(receiver)
+            for message in messages(data):
+                if 0 <= message.sequence - first < count and message.kind in (self._family, NLMSG_ERROR, NLMSG_DONE):
+                    yield data, message
+
+    def _drain(self, receiver: socket.socket) -> None:
+        """Throw away what is left, for the kernel drops every answer until a full buffer was read empty."""
+        with contextlib.suppress(OSError):
+            while True:
+                receiver.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
 
     def _received(self, receiver: socket.socket) -> memoryview:
         """What one receive gave. Raises KernelError; ENOBUFS is the kernel's word for answers dropped."""
@@ -174,33 +321,13 @@ class NetlinkTransport:
         return self._buffer[:size]
 
 
-def request(command: int, attributes: bytes, flags: int, family: int, sequence: int, port: int) -> bytes:
-    """A whole message, as libnl's genlmsg_put would begin it."""
-    length = _REQUEST.size + len(attributes)
-    return _REQUEST.pack(length, family, flags, sequence, port, command, GENL_VERSION, 0) + attributes
-
-
-def _answers(data: memoryview, sequence: int) -> Iterator[tuple[int, memoryview]]:
-    """(type, payload) of each message that answers request `sequence`. Raises DecodeError."""
-    offset, end = 0, len(data)
-    while offset < end:
-        if end - offset < _NLMSGHDR.size:
-            raise DecodeError("a netlink message is cut off")
-        length, kind, _flags, answered, _port = _NLMSGHDR.unpack_from(data, offset)
-        if length < _NLMSGHDR.size + 4 or length > end - offset:
-            raise DecodeError(f"a netlink message claims {length} of {end - offset} bytes")
-        if answered == sequence:
-            yield kind, data[offset + _NLMSGHDR.size : offset + length]
-        offset += (length + 3) & ~3
-
-
 @contextlib.contextmanager
-def _in_netns(lib: _libnl.Library, netns: str | None) -> Iterator[None]:
+def in_netns(lib: _libnl.Library, netns: str | int | None) -> Iterator[None]:
     """The calling thread in network namespace `netns` within the block, and back whatever happens."""
     if netns is None:
         yield
         return
-    path = netns if "/" in netns else f"/run/netns/{netns}"
+    path = f"/proc/self/fd/{netns}" if isinstance(netns, int) else netns if "/" in netns else f"/run/netns/{netns}"
     with contextlib.ExitStack() as stack:
         try:
             home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -9,12 +9,13 @@ Does not: imitate sync daemons, the routing tables, other network namespaces or 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 from pyipvs import wire
 from pyipvs.const import Command, SvcFlag
 from pyipvs.errors import DecodeError, KernelError
+from pyipvs.framing import ANSWER_HEADER, NLMSGHDR, messages, request
 from pyipvs.model import Family, ForwardingMethod, ServiceKey, Stats, TunnelType, split_endpoint
 from pyipvs.wire import Values
 
@@ -47,6 +48,8 @@ class _FakeService:
 
 class FakeKernel:
     """A transport for `IPVS(transport=FakeKernel())`. Several handles may share one: it is the table."""
+
+    family, room = 0x1C, 1000
 
     def __init__(
         self, schedulers: Iterable[str] = SCHEDULERS, persistence_engines: Iterable[str] = ("sip",)
@@ -89,16 +92,39 @@ class FakeKernel:
         entry = service.destinations[_place(wire.destination_key(address, port))]
         entry.values |= {"active": active, "inactive": inactive}
         for holder in (entry, service):
-            before = asdict(holder.stats)
+            before = holder.stats._asdict()
             holder.stats = Stats(**before | {name: before[name] + value for name, value in counters.items()})
 
-    def exchange(self, command: int, attributes: bytes, dump: bool = False) -> _Answers:
+    def reserve(self, count: int) -> int:
         """See pyipvs.netlink.Transport."""
+        return 1
+
+    def exchange(self, command: int, attributes: bytes) -> _Answers:
+        """See pyipvs.netlink.Transport."""
+        return self._answered(self._do, command, attributes)
+
+    def dump(self, command: int, attributes: bytes) -> Iterator[memoryview]:
+        """See pyipvs.netlink.Transport."""
+        answers = self._answered(self._dump, command, attributes)
+        if answers:
+            yield memoryview(b"".join(request(command, answer, 0, self.family, 1, 0) for answer in answers))
+
+    def send(self, batch: memoryview, first: int, count: int) -> list[tuple[int, int]]:
+        """See pyipvs.netlink.Transport."""
+        failed = []
+        for index, message in enumerate(messages(batch)):
+            try:
+                command = batch[message.at + NLMSGHDR.size]
+                self.exchange(command, bytes(batch[message.at + ANSWER_HEADER : message.end]))
+            except KernelError as error:
+                failed.append((index, error.errno))
+        return failed
+
+    def _answered(self, handle: Callable[[int, Values], _Answers], command: int, attributes: bytes) -> _Answers:
         if self._faults:
             raise KernelError(self._faults.pop(0))
         try:
-            values = wire.unpack(wire.COMMAND, attributes)
-            return self._dump(command, values) if dump else self._do(command, values)
+            return handle(command, wire.unpack(wire.COMMAND, attributes))
         except DecodeError:
             raise KernelError(errno.EINVAL) from None
 
@@ -261,7 +287,7 @@ def _destination_answer(entry: _Entry) -> bytes:
 
 def _counted(stats: Stats) -> Values:
     """Both attributes of the kernel: the older one has 32 bits but for bytes."""
-    wide = asdict(stats)
+    wide = stats._asdict()
     narrow = {name: value & _ALL for name, value in wide.items()}
     narrow |= {"bytes_in": stats.bytes_in, "bytes_out": stats.bytes_out}
     return {"stats": wire.pack(wire.STATS, narrow), "stats64": wire.pack(wire.STATS64, wide)}

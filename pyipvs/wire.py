@@ -9,18 +9,18 @@ Does not: send anything, or know message headers and sequence numbers (netlink.p
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import socket
 import struct
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar, cast
 
-from pyipvs.const import FWD_MASK, CmdAttr, DestAttr, InfoAttr, StatsAttr, SvcAttr, SvcFlag
+from pyipvs.const import CmdAttr, DestAttr, InfoAttr, StatsAttr, SvcAttr, SvcFlag
 from pyipvs.errors import DecodeError
 from pyipvs.model import (
     Destination,
-    DestinationStatus,
     Family,
-    ForwardingMethod,
     Info,
     Protocol,
     Service,
@@ -29,26 +29,29 @@ from pyipvs.model import (
     ServiceStatus,
     Stats,
     Timeouts,
-    Tunnel,
-    TunnelType,
     family_of,
 )
 
 T = TypeVar("T")
 Values = dict[str, Any]
 
-_HEADER = struct.Struct("=HH")
+HEADER = struct.Struct("=HH")  # struct nlattr: length, type
 _TYPE_MASK = 0x3FFF  # NLA_TYPE_MASK: the two upper bits are NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _SETTABLE = int(SvcFlag.ONEPACKET | SvcFlag.SCHED1 | SvcFlag.SCHED2 | SvcFlag.SCHED3)
 _FLAGS_MASK = _SETTABLE | SvcFlag.PERSISTENT
 
 
 class Kind(NamedTuple):
-    """How a value of one kind stands in an attribute; `decode` may raise struct.error or ValueError."""
+    """How a value of one kind stands in an attribute; `decode` may raise struct.error or ValueError.
+
+    `layout` and `size` are its struct format and bytes where it has one size.
+    """
 
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
     flag: int = 0
+    layout: str = ""
+    size: int = 0
 
 
 class Attr(NamedTuple):
@@ -64,24 +67,31 @@ class Table(tuple[Attr, ...]):
 
     def __init__(self, _rows: tuple[Attr, ...]) -> None:
         self.by_number = {int(attr.number): (attr.field, attr.kind.decode) for attr in self}
+        self._kinds = {int(attr.number): attr for attr in self}
+
+    def attribute(self, number: int) -> Attr | None:
+        """The row for an attribute's type as it stands in a message, None for one that we do not know."""
+        return self._kinds.get(number & _TYPE_MASK)
 
 
-def _number(layout: str) -> Kind:
-    packer = struct.Struct(layout)
-    return Kind(packer.pack, lambda data: packer.unpack(data)[0])
+def _number(order: str, letter: str) -> Kind:
+    packer = struct.Struct(order + letter)
+    return Kind(packer.pack, lambda data: packer.unpack(data)[0], 0, letter, packer.size)
 
 
-U8, U16, U32, I32, U64 = (_number(f"={letter}") for letter in "BHIiQ")
-BE16 = _number("!H")
-ADDRESS = Kind(lambda packed: packed.ljust(16, b"\0"), bytes)  # union nf_inet_addr, its family stands apart
+U8, U16, U32, I32, U64 = (_number("=", letter) for letter in "BHIiQ")
+BE16 = _number("!", "H")
+ADDRESS = Kind(lambda packed: packed.ljust(16, b"\0"), bytes, 0, "16s", 16)  # union nf_inet_addr, family apart
 TEXT = Kind(lambda text: text.encode() + b"\0", lambda data: data.partition(b"\0")[0].decode())
 FLAGS = Kind(lambda pair: struct.pack("=II", *pair), struct.Struct("=II").unpack)  # struct ip_vs_flags
+RAW = Kind(bytes, bytes)
 NESTED = Kind(bytes, bytes, 0x8000)  # NLA_F_NESTED, which libnl sets and the kernel's answers do not have
 
 COMMAND = Table(
     (
         Attr(CmdAttr.SERVICE, "service", NESTED),
         Attr(CmdAttr.DEST, "destination", NESTED),
+        Attr(CmdAttr.DAEMON, "daemon", NESTED),
         Attr(CmdAttr.TIMEOUT_TCP, "tcp_s", U32),
         Attr(CmdAttr.TIMEOUT_TCP_FIN, "tcp_fin_s", U32),
         Attr(CmdAttr.TIMEOUT_UDP, "udp_s", U32),
@@ -152,7 +162,7 @@ def pack(table: Table, values: Mapping[str, Any]) -> bytes:
         value = values.get(attr.field)
         if value is not None:
             data = attr.kind.encode(value)
-            parts += (_HEADER.pack(len(data) + 4, attr.number | attr.kind.flag), data, bytes(-len(data) % 4))
+            parts += (HEADER.pack(len(data) + 4, attr.number | attr.kind.flag), data, bytes(-len(data) % 4))
     return b"".join(parts)
 
 
@@ -162,7 +172,7 @@ def unpack(table: Table, data: bytes) -> Values:
     offset, end = 0, len(data)
     try:
         while offset < end:
-            length, number = _HEADER.unpack_from(data, offset)
+            length, number = HEADER.unpack_from(data, offset)
             stop = offset + length
             if length < 4 or stop > end:
                 raise DecodeError(f"attribute {number & _TYPE_MASK} claims {length} of {end - offset} bytes")
@@ -176,25 +186,19 @@ def unpack(table: Table, data: bytes) -> Values:
 
 def key_values(key: ServiceKey) -> Values:
     """The values that name a service."""
-    if key.address is None:
+    if key.mark is not None:
         return {"family": key.family, "mark": key.mark}
-    address = socket.inet_pton(key.family, key.address)
-    return {"family": key.family, "protocol": key.protocol, "address": address, "port": key.port}
+    return {"family": key.family, "protocol": key.protocol, "address": key.packed, "port": key.port}
 
 
 def service_key(values: Values) -> ServiceKey:
     """The service that these values name. Raises DecodeError."""
-    family = _family(_required(values, "family"))
+    family = family_seen(required(values, "family"))
     if "mark" in values:
-        named: Values = {"mark": values["mark"], "protocol": None, "address": None, "port": None}
-    else:
-        named = {
-            "mark": None,
-            "protocol": Protocol.seen(_required(values, "protocol")),
-            "address": _text(_required(values, "address"), family),
-            "port": _required(values, "port"),
-        }
-    return _trusted(ServiceKey, **named, family=family)
+        return trusted(ServiceKey, None, None, None, values["mark"], family, bytes(16))
+    protocol = Protocol.seen(required(values, "protocol"))
+    packed = required(values, "address")
+    return trusted(ServiceKey, protocol, text_of(packed, family), required(values, "port"), None, family, packed)
 
 
 def destination_key(address: str, port: int) -> Values:
@@ -210,20 +214,26 @@ def encode_key(key: ServiceKey) -> bytes:
 
 def encode_service(service: Service) -> bytes:
     """A request with a service's whole configuration."""
-    persistent = SvcFlag.PERSISTENT if service.persistence_s else 0
-    values = key_values(service.key) | {
+    return pack(COMMAND, {"service": pack(SERVICE, service_values(service))})
+
+
+def service_values(service: Service) -> Values:
+    """The values of a service's whole configuration."""
+    return key_values(service.key) | {
         "scheduler": service.scheduler,
-        "flags": (service.flags | persistent, _FLAGS_MASK),
+        "flags": flags_of(service),
         "persistence_s": service.persistence_s,
-        "netmask": _mask(service.netmask or 0, service.key.family),
+        "netmask": netmask_of(service),
         "persistence_engine": service.persistence_engine,
     }
-    return pack(COMMAND, {"service": pack(SERVICE, values)})
 
 
 def encode_destination(key: ServiceKey, destination: Destination) -> bytes:
     """A request with a destination's whole configuration: SET_DEST overwrites what would be left out."""
-    values = destination_key(destination.address, destination.port) | {
+    values = {
+        "address": destination.packed,
+        "port": destination.port,
+        "family": destination.family,
         "method": destination.method,
         "weight": destination.weight,
         "upper_threshold": destination.upper_threshold,
@@ -246,43 +256,30 @@ def encode_timeouts(timeouts: Timeouts) -> bytes:
 
 def decode_service(data: bytes) -> ServiceStatus:
     """A NEW_SERVICE answer. Raises DecodeError."""
-    values = unpack(SERVICE, _nested(data, "service"))
+    values = unpack(SERVICE, nested(data, "service"))
+    return service_status(values, stats(values))
+
+
+def service_status(values: Values, counted: Iterable[int]) -> ServiceStatus:
+    """The service of these values, with the fields of Stats. Raises DecodeError."""
     key = service_key(values)
     flags = values["flags"][0] if "flags" in values else 0
-    service = _trusted(
+    service = trusted(
         Service,
-        key=key,
-        scheduler=values.get("scheduler", ""),
-        flags=ServiceFlags(flags & _SETTABLE),
-        persistence_s=values.get("persistence_s", 0) if flags & SvcFlag.PERSISTENT else 0,
-        netmask=_prefix(values.get("netmask", 0), key.family),
-        persistence_engine=values.get("persistence_engine"),
+        key,
+        values.get("scheduler", ""),
+        ServiceFlags(flags & _SETTABLE),
+        values.get("persistence_s", 0) if flags & SvcFlag.PERSISTENT else 0,
+        _prefix(values.get("netmask", 0), key.family),
+        values.get("persistence_engine"),
     )
-    return ServiceStatus(service, _stats(values))
-
-
-def decode_destination(data: bytes, family: Family) -> DestinationStatus:
-    """A NEW_DEST answer; `family` is its service's, for old kernels that do not tell. Raises DecodeError."""
-    values = unpack(DESTINATION, _nested(data, "destination"))
-    method = ForwardingMethod.seen(_required(values, "method") & FWD_MASK)
-    destination = _trusted(
-        Destination,
-        address=_text(_required(values, "address"), _family(values.get("family", family))),
-        port=_required(values, "port"),
-        weight=values.get("weight", 0),
-        method=method,
-        upper_threshold=values.get("upper_threshold", 0),
-        lower_threshold=values.get("lower_threshold", 0),
-        tunnel=_tunnel(values) if method is ForwardingMethod.TUNNEL else None,
-    )
-    active, inactive, persistent = (values.get(name, 0) for name in ("active", "inactive", "persistent"))
-    return DestinationStatus(destination, active, inactive, persistent, _stats(values))
+    return ServiceStatus(service, Stats(*counted))
 
 
 def decode_timeouts(data: bytes) -> Timeouts:
     """A SET_CONFIG answer. Raises DecodeError."""
     values = unpack(COMMAND, data)
-    return _trusted(Timeouts, **{name: values.get(name, 0) for name in ("tcp_s", "tcp_fin_s", "udp_s")})
+    return trusted(Timeouts, *(values.get(name, 0) for name in ("tcp_s", "tcp_fin_s", "udp_s")))
 
 
 def decode_info(data: bytes) -> Info:
@@ -298,43 +295,61 @@ def _with_destination(key: ServiceKey, values: Values) -> bytes:
     return pack(COMMAND, nested)
 
 
-def _nested(data: bytes, field: str) -> bytes:
-    nested: bytes = _required(unpack(COMMAND, data), field)
-    return nested
+def nested(data: bytes, field: str) -> bytes:
+    """The attributes below one of the first level. Raises DecodeError."""
+    below: bytes = required(unpack(COMMAND, data), field)
+    return below
 
 
-def _required(values: Values, field: str) -> Any:
+def required(values: Values, field: str) -> Any:
+    """A value that every message has. Raises DecodeError."""
     try:
         return values[field]
     except KeyError:
         raise DecodeError(f"the message has no {field}") from None
 
 
-def _trusted(cls: type[T], **fields: Any) -> T:
-    """A frozen value made without its validation: the kernel may hold what we would not ask for."""
-    value = object.__new__(cls)
-    for name, field in fields.items():
-        object.__setattr__(value, name, field)
-    return value
+def trusted(cls: type[T], *values: Any) -> T:
+    """A frozen value of its fields in order, made without validation: the kernel may hold what we would not ask for."""
+    made = object.__new__(cls)
+    for put, value in zip(_puts(cast(Any, cls)), values, strict=True):
+        put(made, value)
+    return made
 
 
-def _family(number: int) -> Family:
+@functools.cache
+def _puts(cls: Any) -> tuple[Callable[[Any, Any], None], ...]:
+    """How a slot is set in a frozen dataclass: twice as fast as object.__setattr__ (measured 2026-11)."""
+    return tuple(getattr(cls, field.name).__set__ for field in dataclasses.fields(cls))
+
+
+def family_seen(number: int) -> Family:
+    """The address family that the kernel named. Raises DecodeError."""
     try:
         return Family(number)
     except ValueError:
         raise DecodeError(f"address family {number}") from None
 
 
-def _text(packed: bytes, family: Family) -> str:
+def text_of(packed: bytes, family: Family) -> str:
+    """An address as text. Raises DecodeError."""
     try:
         return socket.inet_ntop(family, packed[: 16 if family is Family.INET6 else 4])
     except ValueError:
         raise DecodeError(f"an address of {len(packed)} bytes") from None
 
 
-def _mask(prefix: int, family: Family) -> int:
+def flags_of(service: Service) -> tuple[int, int]:
+    """A service's flags and which of all it decides (struct ip_vs_flags)."""
+    return service.flags | (SvcFlag.PERSISTENT if service.persistence_s else 0), int(_FLAGS_MASK)
+
+
+def netmask_of(service: Service) -> int:
     """A prefix length as the kernel wants it: IPv4 a mask in network order, IPv6 the length itself."""
-    return prefix if family is Family.INET6 else socket.htonl(0xFFFFFFFF << (32 - prefix) & 0xFFFFFFFF)
+    prefix = service.netmask or 0
+    if service.key.family is Family.INET6:
+        return prefix
+    return socket.htonl(0xFFFFFFFF << (32 - prefix) & 0xFFFFFFFF)
 
 
 def _prefix(value: int, family: Family) -> int:
@@ -342,13 +357,11 @@ def _prefix(value: int, family: Family) -> int:
     return value if family is Family.INET6 else value.bit_count()
 
 
-def _tunnel(values: Values) -> Tunnel:
-    kind = TunnelType.seen(values.get("tunnel_type", 0))
-    return _trusted(Tunnel, type=kind, port=values.get("tunnel_port", 0), flags=values.get("tunnel_flags", 0))
+_COUNTERS = tuple(attr.field for attr in STATS)
 
 
-def _stats(values: Values) -> Stats:
-    """From the 64-bit counters where the kernel has them: the others wrap."""
-    if "stats64" in values:
-        return Stats(**unpack(STATS64, values["stats64"]))
-    return Stats(**unpack(STATS, values["stats"])) if "stats" in values else Stats()
+def stats(values: Values) -> tuple[int, ...]:
+    """The fields of Stats, from the 64-bit counters where the kernel has them: the others wrap. Raises DecodeError."""
+    table, data = (STATS64, values["stats64"]) if "stats64" in values else (STATS, values.get("stats", b""))
+    counted = unpack(table, data)
+    return tuple(counted.get(name, 0) for name in _COUNTERS)

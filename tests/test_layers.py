@@ -22,7 +22,7 @@ ONLY = {
     "bottle": ("fusisd/web/",),
     "cheroot": ("fusisd/web/",),
     "sqlite3": ("fusisd/store/",),
-    "time": ("fusisd/daemon.py", "fusisd/web/", "pyipvs/netlink.py"),
+    "time": ("fusisd/daemon.py", "fusisd/web/", "pyipvs/netlink.py", "pyipvs/watch.py"),
 }
 # Other ways to begin a process, which no import of subprocess gives away.
 STARTERS = {"posix_spawn", "posix_spawnp", "fork", "forkpty", "system", "popen"}

@@ -27,13 +27,13 @@ class IpvsKernel:
         """See ports.KernelPort."""
         return {
             key: KernelService(
-                status.service,
+                entry.service,
                 {
                     row.destination.key: KernelDestination(row.destination, row.active, row.inactive)
-                    for row in destinations
+                    for row in entry.status
                 },
             )
-            for key, (status, destinations) in self._ipvs.snapshot().items()
+            for key, entry in self._ipvs.snapshot().items()
         }
 
     def exists(self, key: ServiceKey) -> bool:

@@ -7,16 +7,20 @@ would refuse, so that the fake is known to refuse it as the kernel does.
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pyipvs import (
     IPVS,
+    AddDestination,
     AlreadyExists,
+    BatchError,
     Destination,
     DestinationNotFound,
     ForwardingMethod,
+    Ruleset,
     SchedulerNotFound,
     Service,
     ServiceFlags,
@@ -25,6 +29,8 @@ from pyipvs import (
     Stats,
     Tunnel,
     TunnelType,
+    diff,
+    rows,
     wire,
 )
 from pyipvs.const import Command
@@ -81,8 +87,8 @@ def test_all_services_and_destinations_are_in_the_snapshot(ipvs: IPVS) -> None:
     for key, destination in DESTINATIONS:
         ipvs.add_destination(key, destination)
     table = ipvs.snapshot()
-    assert {key: status.service for key, (status, _) in table.items()} == {s.key: s for s in SERVICES}
-    seen = {(str(key), row.destination) for key, (_, rows) in table.items() for row in rows}
+    assert {key: entry.service for key, entry in table.items()} == {s.key: s for s in SERVICES}
+    seen = {(str(key), row.destination) for key, entry in table.items() for row in entry.status}
     assert seen == set(DESTINATIONS)
 
 
@@ -205,10 +211,67 @@ def test_info_flush_and_zero(ipvs: IPVS) -> None:
     ipvs.flush()
 
 
+def test_a_batch_does_much_at_once_and_names_what_failed(ipvs: IPVS) -> None:
+    with pytest.raises(BatchError) as caught, ipvs.batch() as batch:
+        batch.add_service(WEB, scheduler="rr")
+        batch.add_service(WEB, scheduler="rr")
+        batch.add_destination(WEB, "10.0.0.2:80")
+        batch.add_destination("tcp/10.0.0.9:80", "10.0.0.2:80")
+        batch.add_destination(WEB, "10.0.0.3:80", weight=7)
+        batch.delete_destination(WEB, "10.0.0.4:80")
+        batch.add_service("tcp/10.0.0.3:80", scheduler="nosuch")
+    assert [(type(failure.error), failure.error.errno) for failure in caught.value.failures] == [
+        (AlreadyExists, errno.EEXIST),
+        (ServiceNotFound, errno.ESRCH),
+        (DestinationNotFound, errno.ENOENT),
+        (SchedulerNotFound, errno.ENOENT),
+    ]
+    missing = ServiceKey.parse("tcp/10.0.0.9:80")
+    assert caught.value.failures[1].change == AddDestination(missing, Destination("10.0.0.2", 80))
+    assert str(caught.value).startswith("4 of 7 changes failed; the others are done\n  add service tcp/10.0.0.1:80:")
+    assert {row.destination.weight for row in ipvs.destinations(WEB)} == {1, 7}
+
+
+def test_a_batch_whose_block_raises_does_nothing(ipvs: IPVS) -> None:
+    with pytest.raises(ZeroDivisionError), ipvs.batch() as batch:
+        batch.add_service(WEB)
+        _ = 1 / 0
+    assert ipvs.services() == []
+
+
+def test_a_large_table_is_made_changed_and_removed(ipvs: IPVS) -> None:
+    services = [Service(ServiceKey.parse(f"tcp/10.0.{number}.1:80"), "rr") for number in range(30)]
+    hosts = [Destination(f"10.1.{number // 250}.{number % 250 + 1}", 80, number % 7) for number in range(100)]
+    table = Ruleset([(service, hosts) for service in services])
+    told: list[tuple[int, int]] = []
+    ipvs.apply(diff(ipvs.snapshot(), table), lambda done, of: told.append((done, of)))
+    assert told[-1] == (3030, 3030)
+    assert len(told) > 2
+    assert ipvs.snapshot() == ipvs.snapshot(statistics=False) == table
+    heavier = Ruleset([(service, [replace(host, weight=9) for host in hosts]) for service in services])
+    ipvs.apply(diff(table, heavier))
+    assert ipvs.snapshot() == heavier
+    ipvs.apply(diff(heavier, Ruleset()))
+    assert ipvs.snapshot() == Ruleset()
+
+
+def test_everything_at_once_comes_back_as_it_was_made(ipvs: IPVS) -> None:
+    found = {str(service.key): (service, []) for service in SERVICES}
+    for key, destination in DESTINATIONS:
+        found[key][1].append(destination)
+    table = Ruleset(found.values())
+    ipvs.apply(diff(Ruleset(), table))
+    assert ipvs.snapshot() == table
+    assert Ruleset.parse(ipvs.snapshot().text()) == table
+
+
 def _send(ipvs: IPVS, command: Command, *, dump: bool = False, **nested: dict[str, Any]) -> list[bytes]:
     tables = {"service": wire.SERVICE, "destination": wire.DESTINATION}
     packed = {name: wire.pack(tables[name], values) for name, values in nested.items()}
-    return ipvs._transport.exchange(command, wire.pack(wire.COMMAND, packed), dump)
+    attributes = wire.pack(wire.COMMAND, packed)
+    if not dump:
+        return ipvs._transport.exchange(command, attributes)
+    return [answer for part in ipvs._transport.dump(command, attributes) for answer in rows.split(part)]
 
 
 KEY = wire.key_values(ServiceKey.parse(WEB))

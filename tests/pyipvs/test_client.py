@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -88,12 +89,13 @@ def test_a_service_that_goes_while_the_table_is_read_is_left_out(kernel: FakeKer
     class Disturbed:
         """Deletes a service when its destinations are asked for."""
 
-        def exchange(self, command: int, attributes: bytes, dump: bool = False) -> list[bytes]:
+        def __getattr__(self, name: str) -> object:
+            return getattr(kernel, name)
+
+        def dump(self, command: int, attributes: bytes) -> Iterator[memoryview]:
             if command == 8 and len(writer.services()) == 2:
                 writer.delete_service("tcp/10.0.0.2:80")
-            return kernel.exchange(command, attributes, dump)
-
-        def close(self) -> None: ...
+            return kernel.dump(command, attributes)
 
     writer = IPVS(transport=kernel)
     writer.add_service(WEB)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyipvs import DecodeError, IPVSError, ModuleMissing, _libnl, netlink
+from pyipvs import DecodeError, IPVSError, ModuleMissing, _libnl, framing, netlink, rows
 from pyipvs.errors import KernelError
 from pyipvs.netlink import NetlinkTransport
 from tests.lab.netns import unshare_network
@@ -49,12 +49,16 @@ def silent(transport: NetlinkTransport):
     theirs.close()
 
 
+def dumped(transport: NetlinkTransport) -> list[bytes]:
+    return [answer for part in transport.dump(CTRL_CMD_GETFAMILY, b"") for answer in rows.split(part)]
+
+
 def _answer(kind: int, sequence: int, payload: bytes) -> bytes:
     return struct.pack("=IHHII", 16 + len(payload), kind, 0, sequence, 0) + payload
 
 
 def _done(sequence: int, code: int = 0) -> bytes:
-    return _answer(netlink.NLMSG_DONE, sequence, struct.pack("=i", code))
+    return _answer(framing.NLMSG_DONE, sequence, struct.pack("=i", code))
 
 
 def test_one_answer_and_its_acknowledgement(transport: NetlinkTransport) -> None:
@@ -63,7 +67,7 @@ def test_one_answer_and_its_acknowledgement(transport: NetlinkTransport) -> None
 
 
 def test_a_dump_is_read_to_its_end_and_the_next_request_is_its_own(transport: NetlinkTransport) -> None:
-    families = transport.exchange(CTRL_CMD_GETFAMILY, b"", dump=True)
+    families = dumped(transport)
     assert any(b"nlctrl\0" in family for family in families)
     assert len(transport.exchange(CTRL_CMD_GETFAMILY, _name("nlctrl"))) == 1
 
@@ -87,14 +91,14 @@ def test_answers_to_earlier_requests_are_skipped(silent: tuple[NetlinkTransport,
     family, sequence = transport._family, transport._sequence + 1
     kernel.send(_answer(family, sequence - 1, b"\0\0\0\0old!") + _answer(family, sequence, b"\0\0\0\0new!"))
     kernel.send(_done(sequence))
-    assert transport.exchange(CTRL_CMD_GETFAMILY, b"", dump=True) == [b"new!"]
+    assert dumped(transport) == [b"new!"]
 
 
 def test_an_error_at_the_end_of_a_dump_is_raised(silent: tuple[NetlinkTransport, socket.socket]) -> None:
     transport, kernel = silent
     kernel.send(_done(transport._sequence + 1, -errno.ENOMEM))
     with pytest.raises(KernelError) as caught:
-        transport.exchange(CTRL_CMD_GETFAMILY, b"", dump=True)
+        dumped(transport)
     assert caught.value.errno == errno.ENOMEM
 
 
@@ -123,7 +127,7 @@ def test_answers_that_never_end_are_a_time_out(silent: tuple[NetlinkTransport, s
     transport._timeout_s = 0.0
     kernel.send(_answer(transport._family, transport._sequence + 1, b"\0\0\0\0more"))
     with pytest.raises(KernelError) as caught:
-        transport.exchange(CTRL_CMD_GETFAMILY, b"", dump=True)
+        dumped(transport)
     assert caught.value.errno == errno.ETIMEDOUT
 
 
@@ -202,7 +206,7 @@ def test_the_thread_comes_back_from_a_namespace_whatever_happens_there(elsewhere
     home, there = os.readlink("/proc/thread-self/ns/net"), os.readlink(elsewhere)
     assert home != there
     descriptors = os.listdir("/proc/self/fd")
-    with pytest.raises(RuntimeError), netlink._in_netns(_libnl.load(), elsewhere):
+    with pytest.raises(RuntimeError), netlink.in_netns(_libnl.load(), elsewhere):
         assert os.readlink("/proc/thread-self/ns/net") == there
         raise RuntimeError
     assert os.readlink("/proc/thread-self/ns/net") == home
@@ -220,8 +224,95 @@ def test_a_timeout_of_nothing_is_refused() -> None:
         NetlinkTransport(timeout_s=0)
 
 
-@given(st.binary(max_size=100), st.integers(0, 3))
-def test_any_bytes_are_split_into_messages_or_raise_decode_error(data: bytes, sequence: int) -> None:
+@given(st.binary(max_size=100))
+def test_any_bytes_are_split_into_messages_or_raise_decode_error(data: bytes) -> None:
     with contextlib.suppress(DecodeError):
-        for _, payload in netlink._answers(memoryview(data), sequence):
-            assert len(payload) >= 4
+        for message in framing.messages(memoryview(data)):
+            assert message.end - message.at >= 20
+            framing.errno_of(memoryview(data), message)
+
+
+def _error(sequence: int, code: int = 0) -> bytes:
+    return _answer(framing.NLMSG_ERROR, sequence, struct.pack("=i", -code) + bytes(16))
+
+
+BATCH = memoryview(bytearray(struct.pack("=IHHIIBBH", 20, 0, 1, 0, 0, 99, 1, 0) * 4))
+
+
+def test_a_batch_says_which_messages_failed(silent: tuple[NetlinkTransport, socket.socket]) -> None:
+    transport, kernel = silent
+    first = transport.reserve(4)
+    kernel.send(_error(first - 1, errno.EIO))  # of an earlier request
+    kernel.send(_error(first + 1, errno.EEXIST) + _error(first + 2, errno.ESRCH))
+    kernel.send(_error(first + 3))
+    assert transport.send(BATCH, first, 4) == [(1, errno.EEXIST), (2, errno.ESRCH)]
+
+
+def test_a_batch_whose_last_message_fails_ends_there(silent: tuple[NetlinkTransport, socket.socket]) -> None:
+    transport, kernel = silent
+    first = transport.reserve(4)
+    kernel.send(_error(first + 3, errno.EINVAL))
+    assert transport.send(BATCH, first, 4) == [(3, errno.EINVAL)]
+
+
+def test_answers_of_a_batch_that_are_garbled_or_never_come_are_unknown(
+    silent: tuple[NetlinkTransport, socket.socket],
+) -> None:
+    transport, kernel = silent
+    transport._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 50_000))
+    first = transport.reserve(4)
+    kernel.send(_error(first, errno.EEXIST))
+    unknown = [(index, errno.ETIMEDOUT) for index in (1, 2, 3)]
+    assert transport.send(BATCH, first, 4) == [(0, errno.EEXIST), *unknown]
+    first = transport.reserve(4)
+    kernel.send(_error(first, errno.EEXIST))
+    kernel.send(b"\xff" * 20)
+    assert transport.send(BATCH, first, 4) == [(0, errno.EEXIST), *((index, errno.EBADMSG) for index in (1, 2, 3))]
+
+
+def test_a_batch_on_a_dead_socket_fails_whole(transport: NetlinkTransport) -> None:
+    os.close(transport._lib.nl_socket_get_fd(transport._handle))
+    assert transport.send(BATCH, transport.reserve(4), 4) == [(index, errno.EBADF) for index in range(4)]
+    with open(os.devnull) as file:  # so that closing the handle closes nothing of somebody else
+        os.dup2(file.fileno(), transport._lib.nl_socket_get_fd(transport._handle))
+
+
+def test_a_batch_for_a_family_under_a_new_number_is_sent_again(transport: NetlinkTransport) -> None:
+    first = transport.reserve(3)
+    wrong = bytearray()
+    for index, name in enumerate(("nlctrl", "nosuchfamily", "nlctrl")):
+        wrong += framing.request(CTRL_CMD_GETFAMILY, _name(name), 1 | 4 * (index == 2), 0xFFF0, first + index, 0)
+    transport._family = 0xFFF0
+    assert transport.send(memoryview(wrong), first, 3) == [(1, errno.ENOENT)]
+
+
+def test_refusals_that_find_no_room_make_the_rest_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel drops answers when the receive buffer is full and says so once, by ENOBUFS."""
+    monkeypatch.setattr(netlink, "GENL_NAME", "nlctrl")
+    with contextlib.closing(NetlinkTransport(timeout_s=0.5)) as transport:
+        transport._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        first = transport.reserve(500)
+        batch = bytearray()
+        for index in range(500):
+            batch += framing.request(99, b"", 1 | 4 * (index == 499), transport.family, first + index, 0)
+        failed = dict(transport.send(memoryview(batch), first, 500))
+        assert failed.keys() == set(range(500))
+        assert {*failed.values()} <= {errno.EOPNOTSUPP, errno.ENOBUFS, errno.ETIMEDOUT}
+        assert errno.ENOBUFS in failed.values()
+        assert dumped(transport)  # and the socket is as good as before
+
+
+def test_as_many_refusals_as_a_batch_may_have_find_room(transport: NetlinkTransport) -> None:
+    count = transport.room
+    first = transport.reserve(count)
+    batch = bytearray()
+    for index in range(count):
+        batch += framing.request(99, b"", 1 | 4 * (index == count - 1), transport.family, first + index, 0)
+    failed = transport.send(memoryview(batch), first, count)
+    assert failed == [(index, errno.EOPNOTSUPP) for index in range(count)]
+
+
+def test_sequence_numbers_begin_anew_before_they_run_over(transport: NetlinkTransport) -> None:
+    transport._sequence = 0xFFFFFFFF - 2
+    assert transport.reserve(2) == 0xFFFFFFFE
+    assert transport.reserve(1) == 1

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pyipvs import (
     DecodeError,
     Destination,
+    DestinationStatus,
     Family,
     ForwardingMethod,
     Service,
@@ -25,6 +26,7 @@ from pyipvs import (
     Timeouts,
     Tunnel,
     TunnelType,
+    rows,
     wire,
 )
 from tests.pyipvs.strategies import destinations, services
@@ -39,6 +41,10 @@ WEB_BYTES = (
     "14000300" "0a000001" + "00" * 12 +  # ADDR: 10.0.0.1, filled up to 16 bytes
     "06000400" "00500000"  # PORT: 80 in network order
 )  # fmt: skip
+
+
+def decode_destination(data: bytes, family: Family) -> DestinationStatus:
+    return rows.status(rows.decode(data, family))
 
 
 def _attribute(number: int, data: bytes) -> bytes:
@@ -126,7 +132,7 @@ def test_a_service_survives_encoding_and_decoding(service: Service) -> None:
 
 @given(destinations())
 def test_a_destination_survives_encoding_and_decoding(destination: Destination) -> None:
-    status = wire.decode_destination(wire.encode_destination(WEB, destination), Family.INET)
+    status = decode_destination(wire.encode_destination(WEB, destination), Family.INET)
     assert status.destination == destination
 
 
@@ -139,14 +145,14 @@ def test_counters_are_read_in_full_width(counters: dict[str, int]) -> None:
     right = wire.pack(wire.STATS64, counters)
     values = wire.destination_key("10.0.0.2", 80) | {"method": 0, "stats": wrong, "stats64": right}
     message = wire.pack(wire.COMMAND, {"destination": wire.pack(wire.DESTINATION, values)})
-    assert wire.decode_destination(message, Family.INET).stats == Stats(**counters)
+    assert decode_destination(message, Family.INET).stats == Stats(**counters)
 
 
 def test_counters_of_a_kernel_without_the_wide_ones_are_read_too() -> None:
     stats = wire.pack(wire.STATS, {"connections": 3, "bytes_in": 2**40})
     values = wire.destination_key("10.0.0.2", 80) | {"method": 0, "stats": stats}
     message = wire.pack(wire.COMMAND, {"destination": wire.pack(wire.DESTINATION, values)})
-    assert wire.decode_destination(message, Family.INET).stats == Stats(connections=3, bytes_in=2**40)
+    assert decode_destination(message, Family.INET).stats == Stats(connections=3, bytes_in=2**40)
 
 
 def test_padding_and_unknown_attributes_are_skipped() -> None:
@@ -165,7 +171,7 @@ def test_the_flag_of_nested_attributes_may_be_missing_as_in_the_kernels_answers(
 def test_the_family_of_the_service_stands_in_for_a_destinations() -> None:
     values = {"address": b"\x0a\0\0\2", "port": 80, "method": 0}
     message = wire.pack(wire.COMMAND, {"destination": wire.pack(wire.DESTINATION, values)})
-    assert wire.decode_destination(message, Family.INET).destination.key == ("10.0.0.2", 80)
+    assert decode_destination(message, Family.INET).destination.key == ("10.0.0.2", 80)
 
 
 def test_oddities_that_other_programs_made_are_shown_by_number() -> None:
@@ -174,7 +180,7 @@ def test_oddities_that_other_programs_made_are_shown_by_number() -> None:
     assert str(wire.decode_service(message).service.key) == "1/10.0.0.1:80"
     values = wire.destination_key("10.0.0.2", 80) | {"method": 7}
     message = wire.pack(wire.COMMAND, {"destination": wire.pack(wire.DESTINATION, values)})
-    assert str(wire.decode_destination(message, Family.INET).destination.method) == "7"
+    assert str(decode_destination(message, Family.INET).destination.method) == "7"
 
 
 @pytest.mark.parametrize(
@@ -199,7 +205,7 @@ def test_an_address_too_short_for_its_family_is_a_decode_error() -> None:
     others = wire.pack(wire.DESTINATION, {"port": 80, "method": 0})
     message = wire.pack(wire.COMMAND, {"destination": _attribute(1, b"\x0a\0") + others})
     with pytest.raises(DecodeError, match="address of 2 bytes"):
-        wire.decode_destination(message, Family.INET)
+        decode_destination(message, Family.INET)
 
 
 def _attributes(depth: int = 3) -> st.SearchStrategy[bytes]:
@@ -213,7 +219,7 @@ def _attributes(depth: int = 3) -> st.SearchStrategy[bytes]:
 def test_any_bytes_decode_to_a_value_or_raise_decode_error(data: bytes) -> None:
     for decode in (
         wire.decode_service,
-        lambda data: wire.decode_destination(data, Family.INET6),
+        lambda data: decode_destination(data, Family.INET6),
         wire.decode_timeouts,
         wire.decode_info,
     ):

@@ -1,0 +1,146 @@
+"""The table as a value: read from the kernel or from text, printed, compared.
+
+`diff(a, b)` says what to do to come from one to the other: configuration alone counts, in the fewest changes, a
+weight by SET and never by deleting and adding (a deleted destination is kept by the kernel for minutes and slows
+every later addition: ip_vs_trash_get_dest).
+Does not: speak to the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pyipvs import rows, savefile
+from pyipvs.changes import (
+    AddDestination,
+    AddService,
+    Change,
+    ChangeList,
+    DeleteDestination,
+    DeleteService,
+    UpdateDestination,
+    UpdateService,
+    order,
+)
+from pyipvs.layout import Row
+from pyipvs.listing import DestinationList
+from pyipvs.model import Destination, Service, ServiceKey, Stats
+
+_Found = dict[tuple[Any, ...], Row]  # by address, port and family
+
+
+class Entry:
+    """One service of a table and its destinations, which become objects when they are asked for."""
+
+    __slots__ = ("_found", "_rows", "service", "stats")
+
+    def __init__(self, service: Service, stats: Stats | None, found: Sequence[Row]) -> None:
+        """Made by Ruleset and by IPVS. `stats` None: nobody asked for counters."""
+        self.service, self.stats, self._rows = service, stats, found
+        self._found: _Found | None = None
+
+    def __len__(self) -> int:
+        """How many destinations it has."""
+        return len(self._rows)
+
+    def __eq__(self, other: object) -> bool:
+        """Of configuration: counters and the order of destinations do not matter."""
+        if not isinstance(other, Entry):
+            return NotImplemented
+        return self.service == other.service and self._configured() == other._configured()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{self.service.key} {self.service.scheduler}, {len(self)} destinations>"
+
+    @property
+    def destinations(self) -> tuple[Destination, ...]:
+        """What is configured."""
+        return tuple(map(rows.destination, self._rows))
+
+    @property
+    def status(self) -> DestinationList:
+        """The destinations with their counters. Raises ValueError when the table was read without."""
+        if self.stats is None:
+            raise ValueError("this table has no counters: take it by IPVS.snapshot()")
+        return DestinationList(self._rows)
+
+    def _configured(self) -> _Found:
+        """The configuration of each destination by what tells it apart; a table is mostly compared many times."""
+        if self._found is None:
+            settings = self._rows if self.stats is None else map(rows.configured, self._rows)
+            self._found = {(row[0], row[1], row[-1]): row for row in settings}
+        return self._found
+
+
+class Ruleset(Mapping[ServiceKey, Entry]):
+    """Services and destinations by key: `ruleset["tcp/10.0.0.1:80"].destinations`. Equal when configured alike."""
+
+    def __init__(self, services: Iterable[tuple[Service, Iterable[Destination]]] = ()) -> None:
+        """A table that somebody wants. Raises ValueError for a service or destination that comes twice, or that the
+        kernel could not forward to."""
+        self._entries: dict[ServiceKey, Entry] = {}
+        for service, destinations in services:
+            if service.key in self._entries:
+                raise ValueError(f"{service.key} comes twice")
+            entry = Entry(service, None, [rows.of(AddDestination(service.key, one).destination) for one in destinations])
+            if len(entry._configured()) < len(entry):
+                raise ValueError(f"a destination of {service.key} comes twice")
+            self._entries[service.key] = entry
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Ruleset:
+        """The table of these entries, as `IPVS.scan` gives them."""
+        made = cls()
+        made._entries = {entry.service.key: entry for entry in entries}
+        return made
+
+    @classmethod
+    def parse(cls, text: str) -> Ruleset:
+        """The table that `ipvsadm --save` wrote. Raises SaveFileError (a ValueError) naming the line."""
+        return cls(savefile.parse(text))
+
+    def text(self) -> str:
+        """The table as `ipvsadm --save -n` writes it and `ipvsadm --restore` reads it, in sorted order."""
+        return savefile.render((entry.service, entry.destinations) for entry in self._entries.values())
+
+    def __getitem__(self, key: ServiceKey | str) -> Entry:
+        return self._entries[ServiceKey.parse(key) if isinstance(key, str) else key]
+
+    def __iter__(self) -> Iterator[ServiceKey]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return self.text().rstrip("\n") or "an empty table"
+
+
+def diff(old: Mapping[ServiceKey, Entry], new: Mapping[ServiceKey, Entry]) -> ChangeList:
+    """What makes `new` of `old`: services before their destinations, additions before deletions."""
+    changes: list[Change] = [DeleteService(key) for key in old if key not in new]
+    for key, entry in new.items():
+        before = old.get(key)
+        if before is None:
+            changes.append(AddService(entry.service))
+            changes += [AddDestination(key, destination) for destination in entry.destinations]
+        else:
+            if before.service != entry.service:
+                changes.append(UpdateService(entry.service))
+            if (there := before._configured()) != (wanted := entry._configured()):
+                changes += _between(key, there, wanted)
+    return order(changes)
+
+
+def _between(key: ServiceKey, old: _Found, new: _Found) -> Iterator[Change]:
+    """The changes of one service's destinations."""
+    for place, row in new.items():
+        if place not in old:
+            yield AddDestination(key, rows.destination(row))
+        elif old[place] != row:
+            yield UpdateDestination(key, rows.destination(row))
+    for place in old.keys() - new.keys():
+        yield DeleteDestination(key, rows.destination(old[place]))

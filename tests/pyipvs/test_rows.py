@@ -1,0 +1,107 @@
+"""Rows: the quick way and the walk give the same, whatever the kernel's shape; objects come back as they were."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyipvs import DecodeError, Destination, Family, ServiceKey, Stats, rows, wire
+from pyipvs.framing import request
+from pyipvs.layout import Layout
+from tests.pyipvs.strategies import destinations
+
+KEY = ServiceKey.parse("tcp/10.0.0.1:80")
+NUMBERS = st.integers(0, 2**32 - 1)
+COUNTED = st.fixed_dictionaries({attr.field: st.integers(0, 2**64 - 1) for attr in wire.STATS64})
+
+
+def message(destination: Destination, counted: dict[str, int], pad: bool = False, **more: int) -> bytes:
+    """What a kernel sends; `pad`: one without unaligned access, which puts an empty attribute before 64-bit values."""
+    stats = b"".join(
+        (struct.pack("=HH", 4, 11) if pad else b"") + wire.pack(wire.STATS64, {name: value})
+        for name, value in counted.items()
+    )
+    tunnel = destination.tunnel
+    values = {
+        "address": destination.packed,
+        "port": destination.port,
+        "method": destination.method,
+        "weight": destination.weight,
+        "tunnel_type": tunnel.type if tunnel else 0,
+        "tunnel_port": tunnel.port if tunnel else 0,
+        "tunnel_flags": tunnel.flags if tunnel else 0,
+        "upper_threshold": destination.upper_threshold,
+        "lower_threshold": destination.lower_threshold,
+        "family": destination.family,
+        "stats": b"",
+        "stats64": stats,
+        "active": 0,
+        "inactive": 0,
+        "persistent": 0,
+        **more,
+    }
+    return request(5, wire.pack(wire.COMMAND, {"destination": wire.pack(wire.DESTINATION, values)}), 0, 28, 1, 0)
+
+
+@given(st.lists(st.tuples(destinations(), COUNTED, NUMBERS), min_size=1, max_size=8), st.booleans())
+def test_the_quick_way_gives_what_the_walk_gives(
+    sent: list[tuple[Destination, dict[str, int], int]], pad: bool
+) -> None:
+    data = memoryview(b"".join(message(each, counted, pad, active=active) for each, counted, active in sent))
+    for fields in (rows.FIELDS, rows.CONFIGURED):
+        quick = rows.Reader().rows(data, Family.INET, fields)
+        assert quick == [rows.decode(attributes, Family.INET, fields) for attributes in rows.split(data)]
+        assert [rows.destination(row) for row in quick] == [each for each, _, _ in sent]
+        assert list(map(rows.configured, quick)) == [rows.of(each) for each, _, _ in sent]
+    full = rows.Reader().rows(data, Family.INET)
+    assert [(row.stats, row.active) for row in map(rows.status, full)] == [(Stats(**c), active) for _, c, active in sent]
+
+
+def test_the_quick_way_is_taken() -> None:
+    """A Layout that never fits would be right and slow: it fits every message of one kernel."""
+    counted = dict.fromkeys((attr.field for attr in wire.STATS64), 7)
+    one = message(Destination("10.0.0.2", 80, 3), counted)
+    tables = {"": wire.COMMAND, "destination": wire.DESTINATION, "stats64": wire.STATS64}
+    layout = Layout(one, tables, rows.FIELDS)
+    assert layout.fields == rows.FIELDS
+    other = message(Destination("fd00::1", 81, 0, "tunnel", 5, 4), dict.fromkeys(counted, 2**40), active=9)
+    assert layout.rows(memoryview(one + other)) is not None
+    assert layout.rows(memoryview((one + other) * 48)) is not None
+
+
+@pytest.mark.parametrize("at", range(0, 60, 4))
+def test_a_message_of_another_shape_is_walked(at: int) -> None:
+    counted = dict.fromkeys((attr.field for attr in wire.STATS64), 7)
+    one = message(Destination("10.0.0.2", 80, 3), counted)
+    reader = rows.Reader()
+    expected = reader.rows(memoryview(one), Family.INET)
+    other = bytearray(one)
+    other[at] ^= 0x55
+    with contextlib.suppress(DecodeError, struct.error):
+        both = reader.rows(memoryview(one + bytes(other)), Family.INET)
+        assert both[:1] == expected
+
+
+def test_a_kernel_that_knows_less_is_read_too() -> None:
+    """Before Linux 5.3 there are no tunnel types, before 4.? no 64-bit counters and no family of a destination."""
+    stats = wire.pack(wire.STATS, {"connections": 3})
+    values = {"address": b"\x0a\0\0\2", "port": 80, "method": 0, "weight": 5, "stats": stats}
+    data = request(5, wire.pack(wire.COMMAND, {"destination": wire.pack(wire.DESTINATION, values)}), 0, 28, 1, 0)
+    (row,) = rows.Reader().rows(memoryview(data), Family.INET)
+    assert rows.status(row).destination == Destination("10.0.0.2", 80, 5)
+    assert rows.status(row).stats == Stats(connections=3)
+    (row,) = rows.Reader().rows(memoryview(data), Family.INET, rows.CONFIGURED)
+    assert rows.destination(row) == Destination("10.0.0.2", 80, 5)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_rows_or_raise_decode_error(data: bytes) -> None:
+    with contextlib.suppress(DecodeError):
+        rows.status(rows.decode(data, Family.INET))
+    whole = struct.pack("=IHHIIBBH", 20 + len(data), 28, 0, 1, 0, 5, 1, 0) + data
+    with contextlib.suppress(DecodeError):
+        rows.Reader().rows(memoryview(whole), Family.INET)

@@ -1,0 +1,88 @@
+"""The table as a value: equality, text, and the fewest changes from one to another."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyipvs import IPVS, AddDestination, DeleteService, Destination, Ruleset, Service, ServiceKey, UpdateDestination, diff
+from pyipvs.testing import FakeKernel
+
+WEB, DNS = Service(ServiceKey.parse("tcp/10.0.0.1:80"), "rr"), Service(ServiceKey.parse("udp/[fd00::1]:53"), "wlc")
+A, B, C = (Destination(f"10.0.0.{number}", 80) for number in (11, 12, 13))
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Ruleset:
+    """Small tables that have much in common."""
+    keys = draw(st.sets(st.sampled_from(["tcp/10.0.0.1:80", "udp/10.0.0.1:53", "tcp/10.0.0.2:80", "fwmark/7"])))
+    services = []
+    for key in keys:
+        service = Service(ServiceKey.parse(key), draw(st.sampled_from(["rr", "wrr"])), 0, draw(st.sampled_from([0, 300])))
+        chosen = draw(st.sets(st.integers(2, 5)))
+        weights = st.integers(0, 2)
+        services.append((service, [Destination(f"10.0.1.{number}", 80, draw(weights)) for number in sorted(chosen)]))
+    return Ruleset(services)
+
+
+@given(tables(), tables())
+def test_applying_the_difference_makes_the_other_table_and_twice_changes_nothing(old: Ruleset, new: Ruleset) -> None:
+    with IPVS(transport=FakeKernel()) as ipvs:
+        ipvs.apply(diff(Ruleset(), old))
+        assert ipvs.snapshot() == old
+        changes = diff(ipvs.snapshot(), new)
+        assert len(changes) <= sum(len(table) + sum(map(len, table.values())) for table in (old, new))
+        ipvs.apply(changes)
+        for statistics in (True, False):
+            assert ipvs.snapshot(statistics) == new
+            assert diff(ipvs.snapshot(statistics), new) == []
+
+
+def test_a_changed_weight_is_one_update() -> None:
+    old, new = Ruleset([(WEB, [A, B])]), Ruleset([(WEB, [B, Destination("10.0.0.11", 80, 5)])])
+    assert diff(old, new) == [UpdateDestination(WEB.key, Destination("10.0.0.11", 80, 5))]
+    assert repr(diff(old, new)) == "update destination 10.0.0.11:80 of tcp/10.0.0.1:80 (nat, weight 5)"
+    assert repr(diff(old, old)) == "no changes"
+
+
+def test_what_comes_is_made_before_what_goes_is_deleted() -> None:
+    changes = diff(Ruleset([(WEB, [A]), (DNS, [])]), Ruleset([(WEB, [B, C])]))
+    assert changes == [AddDestination(WEB.key, B), AddDestination(WEB.key, C), *changes[2:]]
+    assert [str(change) for change in changes[2:]] == [
+        "delete destination 10.0.0.11:80 of tcp/10.0.0.1:80",
+        "delete service udp/[fd00::1]:53",
+    ]
+    assert changes[-1] == DeleteService(DNS.key)
+
+
+def test_tables_are_equal_when_they_are_configured_alike() -> None:
+    assert Ruleset([(WEB, [A, B]), (DNS, [])]) == Ruleset([(DNS, []), (WEB, [B, A])])
+    assert Ruleset([(WEB, [A])]) != Ruleset([(WEB, [B])])
+    assert Ruleset([(WEB, [A])]) != Ruleset([(Service(WEB.key, "wrr"), [A])])
+
+
+def test_text_comes_back_as_the_same_table() -> None:
+    table = Ruleset([(WEB, [A, B]), (DNS, [Destination("fd00::2", 53, 0)])])
+    assert Ruleset.parse(table.text()) == table
+    assert repr(table) == table.text().rstrip()
+    assert repr(Ruleset()) == "an empty table"
+
+
+def test_what_stands_twice_or_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"tcp/10\.0\.0\.1:80 comes twice"):
+        Ruleset([(WEB, []), (WEB, [])])
+    with pytest.raises(ValueError, match="destination of tcp"):
+        Ruleset([(WEB, [A, Destination("10.0.0.11", 80, 7)])])
+    with pytest.raises(ValueError, match="port 81"):
+        Ruleset([(WEB, [Destination("10.0.0.11", 81, method="route")])])
+
+
+def test_entries_are_looked_up_by_key_or_text() -> None:
+    table = Ruleset([(WEB, [A, B])])
+    entry = table["tcp/10.0.0.1:80"]
+    assert entry.destinations == (A, B)
+    assert (entry.service, len(entry), repr(entry)) == (WEB, 2, "<tcp/10.0.0.1:80 rr, 2 destinations>")
+    assert "tcp/10.0.0.9:80" not in table
+    with pytest.raises(ValueError, match="snapshot"):
+        _ = entry.status
