@@ -1,4 +1,4 @@
-"""libnl-3, libnl-genl-3 and one call of libc, as a table: the only file that knows ctypes.
+"""libnl-3, libnl-genl-3 and two calls of libc, as a table: the only file that knows ctypes.
 
 Each function's row says its argument types, its result and how a failure shows; `None` there means "cannot
 fail". The libraries are loaded at the first use, so that `import pyipvs` works anywhere. libnl owns the
@@ -12,13 +12,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 from collections.abc import Callable
-from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_void_p
+from ctypes import c_char_p, c_int, c_size_t, c_uint, c_uint32, c_void_p
 from typing import Any
 
 from pyipvs.errors import LibraryMissing
 
 CLONE_NEWNET = 0x40000000  # <sched.h>
+_FLAGS = 0x10000 | int(socket.MSG_TRUNC)  # MSG_WAITFORONE, <sys/socket.h>; the length even of a cut datagram
 NLE_NOMEM, NLE_OBJ_NOTFOUND = 5, 12  # <netlink/errno.h>
 
 
@@ -70,6 +72,7 @@ SIGNATURES: dict[str | None, dict[str, Row]] = {
     },
     None: {  # the C library
         "setns": ((c_int, c_int), c_int, _os_error),  # os.setns is new in Python 3.12
+        "recvmmsg": ((c_int, c_void_p, c_uint, c_int, c_void_p), c_int, _os_error),  # Python has none
     },
 }
 
@@ -99,6 +102,63 @@ def _bind(library: ctypes.CDLL, name: str, row: Row) -> Callable[..., Any]:
         function.errcheck = lambda value, _function, _arguments: check(name, value)
     bound: Callable[..., Any] = function
     return bound
+
+
+class _IoVec(ctypes.Structure):
+    """struct iovec, <sys/uio.h>."""
+
+    _fields_ = (("base", c_void_p), ("size", c_size_t))
+
+
+class _MsgHdr(ctypes.Structure):
+    """struct msghdr, <sys/socket.h>."""
+
+    _fields_ = (
+        ("name", c_void_p),
+        ("name_size", c_uint32),
+        ("parts", c_void_p),
+        ("part_count", c_size_t),
+        ("control", c_void_p),
+        ("control_size", c_size_t),
+        ("flags", c_int),
+    )
+
+
+class _Message(ctypes.Structure):
+    """struct mmsghdr, <sys/socket.h>."""
+
+    _fields_ = (("header", _MsgHdr), ("length", c_uint))
+
+
+class Receiver:
+    """Receives several datagrams in one system call: a dump's answers and its end cost one instead of two."""
+
+    def __init__(self, size: int, count: int) -> None:
+        """`count` buffers of `size` bytes, used again and again."""
+        self._size = size
+        self._buffers = [memoryview(bytearray(size)) for _ in range(count)]
+        self._parts = (_IoVec * count)()
+        self._messages = (_Message * count)()
+        for index, buffer in enumerate(self._buffers):
+            self._parts[index].base = ctypes.addressof(pointer_to(buffer))
+            self._parts[index].size = size
+            self._messages[index].header.parts = ctypes.addressof(self._parts[index])
+            self._messages[index].header.part_count = 1
+        self._vector = ctypes.addressof(self._messages)
+
+    def receive(self, receiver: socket.socket) -> list[memoryview]:
+        """Wait for one datagram, or for as long as SO_RCVTIMEO says; it, and what there is besides.
+
+        Good until the next call. Raises OSError, EMSGSIZE for a datagram longer than a buffer.
+        """
+        count = load().recvmmsg(receiver.fileno(), self._vector, len(self._buffers), _FLAGS, None)
+        received = []
+        for index in range(count):
+            length = self._messages[index].length
+            if length > self._size:
+                raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+            received.append(self._buffers[index][:length])
+        return received
 
 
 def pointer_to(buffer: memoryview) -> Any:

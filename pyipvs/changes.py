@@ -110,7 +110,7 @@ class UpdateDestination(_OnDestination):
 
 @dataclass(frozen=True, slots=True)
 class DeleteDestination:
-    """Remove a destination at once, its connections with it. Of `destination` address and port count."""
+    """Remove a destination at once. Of `destination` address and port count."""
 
     key: ServiceKey
     destination: Destination

@@ -31,7 +31,7 @@ from pyipvs.changes import (
 )
 from pyipvs.const import Command
 from pyipvs.daemons import Daemon, DaemonState
-from pyipvs.errors import DaemonNotFound, IPVSError, KernelError, ServiceNotFound, TimedOut, error_for
+from pyipvs.errors import KernelError, ServiceNotFound, TimedOut, error_for
 from pyipvs.layout import Row
 from pyipvs.listing import DestinationList, ServiceList
 from pyipvs.model import (
@@ -71,8 +71,10 @@ class IPVS:
         """Open the kernel's table of this network namespace, or of `netns`: a name of `ip netns`, a path, or an open
         file; the caller stays where it is.
 
-        `timeout_s` limits the wait for an answer. `transport` replaces the kernel, as FakeKernel does.
-        Raises LibraryMissing, ModuleMissing, PermissionDenied (another namespace needs CAP_SYS_ADMIN too).
+        `timeout_s` limits the wait for an answer; not the sending, for which the kernel may make us wait for another
+        program's request to end. `transport` replaces the kernel, as FakeKernel does.
+        Raises LibraryMissing, ModuleMissing, PermissionDenied (another namespace needs CAP_SYS_ADMIN; that
+        CAP_NET_ADMIN is missing shows at the first verb).
         """
         self._owner = (get_ident(), _forks)
         self._name = f"netns {netns}" if netns is not None else "this network namespace"
@@ -102,7 +104,7 @@ class IPVS:
     def service(self, key: KeyLike) -> ServiceStatus:
         """One service. Raises ServiceNotFound."""
         key = _key(key)
-        answers = self._ask(Command.GET_SERVICE, "get service", str(key), wire.encode_key(key), on_service=True)
+        answers = self._ask(Command.GET_SERVICE, "get service", str(key), wire.encode_key(key), "service")
         return wire.decode_service(b"".join(answers))
 
     def destinations(self, key: KeyLike) -> DestinationList:
@@ -178,7 +180,11 @@ class IPVS:
         self._do(UpdateService(replace(known, **settings)))
 
     def delete_service(self, key: KeyLike) -> None:
-        """Remove a service and its destinations; their connections end. Raises ServiceNotFound."""
+        """Remove a service and its destinations. Raises ServiceNotFound.
+
+        Packets of their connections are dropped from now on; sysctl net.ipv4.vs.expire_nodest_conn says whether the
+        connections end (1) or wait for the destination to come back (0).
+        """
         self._do(DeleteService(_key(key)))
 
     def add_destination(self, key: KeyLike, destination: DestinationLike, **settings: Any) -> None:
@@ -198,7 +204,8 @@ class IPVS:
         self._do(UpdateDestination(key, _changed(known, settings)))
 
     def delete_destination(self, key: KeyLike, destination: DestinationLike | tuple[str, int]) -> None:
-        """Remove a destination at once, its connections with it; to drain it, set its weight to 0 first.
+        """Remove a destination at once: packets of its connections are dropped, as delete_service says. To drain it, set its
+        weight to 0 first.
 
         Raises ServiceNotFound, DestinationNotFound.
         """
@@ -244,20 +251,18 @@ class IPVS:
 
         Raises AlreadyExists, ValueError, IPVSError (ENODEV: no such interface).
         """
-        self._ask(Command.NEW_DAEMON, f"start sync daemon {daemon.state}", daemon.interface, daemons.encode(daemon))
+        what = f"{daemon.state} on {daemon.interface}"
+        self._ask(Command.NEW_DAEMON, "start sync daemon", what, daemons.encode(daemon), "daemon")
 
-    def stop_daemon(self, state: DaemonState | str, sync_id: int = 0) -> None:
-        """Stop the daemon of this state. Raises DaemonNotFound when none runs, TimedOut.
+    def stop_daemon(self, state: DaemonState | str) -> None:
+        """Stop the daemon of this state, whatever its sync id. Raises DaemonNotFound when none runs, TimedOut.
 
         A daemon that is stopped before it ever ran is, but the kernel sends no answer (kthread_stop gives EINTR, for
         which netlink_rcv_skb sends none; Linux 6.1): then the list of daemons tells.
         """
         state = DaemonState.of(state)
         try:
-            self._ask(Command.DEL_DAEMON, "stop sync daemon", str(state), daemons.encode_name(state, sync_id))
-        except ServiceNotFound as error:
-            text = f"none with sync id {sync_id} runs"
-            raise DaemonNotFound("stop sync daemon", errno.ESRCH, str(state), text) from error
+            self._ask(Command.DEL_DAEMON, "stop sync daemon", str(state), daemons.encode_state(state), "daemon")
         except TimedOut:
             if any(daemon.state is state for daemon in self.daemons()):
                 raise
@@ -277,7 +282,7 @@ class IPVS:
         for row in self.destinations(key):
             if row.destination.key == at:
                 return row.destination
-        raise error_for("update destination", errno.ENOENT, f"{where} of {key}", on_service=False)
+        raise error_for("update destination", errno.ENOENT, f"{where} of {key}", "destination")
 
     def _do(self, change: Change) -> None:
         """One change: a batch of one, whose only error is raised."""
@@ -297,17 +302,17 @@ class IPVS:
         try:
             yield from self._transport.dump(command, named)
         except KernelError as error:
-            raise error_for(operation, error.errno, str(key), on_service=False) from None
+            raise error_for(operation, error.errno, str(key), "table") from None
 
     def _ask(
-        self, command: Command, operation: str, what: str = "", attributes: bytes = b"", on_service: bool = False
+        self, command: Command, operation: str, what: str = "", attributes: bytes = b"", subject: str = "table"
     ) -> list[bytes]:
         """One exchange, with an errno turned into an error that names what was tried."""
         self._check_owner()
         try:
             return self._transport.exchange(command, attributes)
         except KernelError as error:
-            raise error_for(operation, error.errno, what, on_service) from None
+            raise error_for(operation, error.errno, what, subject) from None
 
     def _check_owner(self) -> None:
         if self._owner != (get_ident(), _forks):
@@ -358,8 +363,8 @@ class Batch:
 
 
 def _failure(change: Change, code: int) -> Failure:
-    error: IPVSError = error_for(change.operation, code, change.what, isinstance(change, ON_SERVICE))
-    return Failure(change, error)
+    subject = "service" if isinstance(change, ON_SERVICE) else "destination"
+    return Failure(change, error_for(change.operation, code, change.what, subject))
 
 
 def _key(key: KeyLike) -> ServiceKey:

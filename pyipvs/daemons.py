@@ -86,9 +86,9 @@ def encode(daemon: Daemon) -> bytes:
     return pack(COMMAND, {"daemon": pack(DAEMON, values)})
 
 
-def encode_name(state: DaemonState, sync_id: int) -> bytes:
-    """The name of a running daemon."""
-    return pack(COMMAND, {"daemon": pack(DAEMON, {"state": state, "sync_id": sync_id})})
+def encode_state(state: DaemonState) -> bytes:
+    """What names a running daemon: the kernel asks for no more (ip_vs_genl_del_daemon)."""
+    return pack(COMMAND, {"daemon": pack(DAEMON, {"state": state})})
 
 
 def decode(data: bytes) -> Daemon:

@@ -58,7 +58,7 @@ class DestinationNotFound(IPVSError):
 
 
 class DaemonNotFound(IPVSError):
-    """ESRCH on a daemon command: no synchronization daemon of that state and sync id runs."""
+    """ESRCH on a daemon command: no synchronization daemon of that state runs."""
 
 
 class SchedulerNotFound(IPVSError):
@@ -72,7 +72,7 @@ class AlreadyExists(IPVSError):
 
 
 class PermissionDenied(IPVSError):
-    """EPERM: every IPVS command, reading included, needs CAP_NET_ADMIN (GENL_ADMIN_PERM in ip_vs_ctl.c)."""
+    """EPERM: every IPVS command, reading too, needs CAP_NET_ADMIN (GENL_ADMIN_PERM in ip_vs_ctl.c); opening does not."""
 
     hint = "needs CAP_NET_ADMIN: run as root, or give the process that capability"
 
@@ -118,18 +118,24 @@ _BY_ERRNO: dict[int, _Row] = {
     _errno.EBADMSG: (IPVSError, "the answer was garbled", "read the table before trying again"),
     _errno.ENOBUFS: (IPVSError, "answers were lost", "read the table before trying again"),
 }
-_ON_SERVICE: dict[int, _Row] = {
-    _errno.ENOENT: (SchedulerNotFound, "no such scheduler or persistence engine", ""),
-}
-_ON_DESTINATION: dict[int, _Row] = {
-    _errno.ENOENT: (DestinationNotFound, "no such destination", ""),
-    # ip_vs_new_dest asks the routing tables, which a network namespace has only when some address is up
-    _errno.EINVAL: (IPVSError, "", "it must be the address of one host, and lo must be up in this namespace"),
+_BY_SUBJECT: dict[str, dict[int, _Row]] = {
+    "service": {_errno.ENOENT: (SchedulerNotFound, "no such scheduler or persistence engine", "")},
+    "destination": {
+        _errno.ENOENT: (DestinationNotFound, "no such destination", ""),
+        # ip_vs_new_dest asks the routing tables, which a network namespace has only when some address is up
+        _errno.EINVAL: (IPVSError, "", "it must be the address of one host, and lo must be up in this namespace"),
+    },
+    "daemon": {
+        _errno.ESRCH: (DaemonNotFound, "none runs", ""),
+        # start_sync_thread in ip_vs_sync.c
+        _errno.EINVAL: (IPVSError, "", "no daemon runs while a service has destinations of the other address family"),
+    },
+    "table": {},
 }
 
 
-def error_for(operation: str, errno: int, what: str, on_service: bool) -> IPVSError:
-    """The error for an errno. `on_service`: the command was about a service, not a destination."""
-    rows = _BY_ERRNO | (_ON_SERVICE if on_service else _ON_DESTINATION)
+def error_for(operation: str, errno: int, what: str, subject: str) -> IPVSError:
+    """The error for an errno. `subject`: the command was about a service, destination, daemon, or the whole table."""
+    rows = _BY_ERRNO | _BY_SUBJECT[subject]
     kind, text, hint = rows.get(errno, (IPVSError, "", ""))
     return kind(operation, errno, what, text, hint)

@@ -19,6 +19,7 @@ TYPE_AT, FLAGS_AT, SEQUENCE_AT = 4, 6, 8  # within struct nlmsghdr
 NLMSGHDR = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 REQUEST = struct.Struct("=IHHIIBBH")  # it and struct genlmsghdr: command, version, reserved
 ANSWER_HEADER = REQUEST.size
+_OUTCOME = struct.Struct("=IHHIIi")  # struct nlmsghdr and the errno of struct nlmsgerr
 _ERRNO = struct.Struct("=i")  # begins the payload of both NLMSG_ERROR and NLMSG_DONE
 
 
@@ -67,6 +68,25 @@ def answers(data: memoryview, kind: int, sequence: int) -> tuple[int, int, Messa
     if at < end:
         raise DecodeError(f"a netlink message is cut off at byte {at} of {end}")
     return begin, end, None
+
+
+def outcomes(data: memoryview, first: int, count: int, failed: dict[int, int]) -> bool:
+    """Of the acknowledgements of `count` requests from sequence number `first` that stand in what one receive gave:
+    note in `failed` the errno of each that was refused, by its index; whether the last one is among them. Raises
+    DecodeError."""
+    at, end, done = 0, len(data), False
+    while at < end:
+        if end - at < _OUTCOME.size:
+            raise DecodeError("an acknowledgement is cut off")
+        length, kind, _flags, sequence, _port, code = _OUTCOME.unpack_from(data, at)
+        if length < _OUTCOME.size or length > end - at:
+            raise DecodeError(f"a netlink message claims {length} of {end - at} bytes")
+        if kind == NLMSG_ERROR and 0 <= sequence - first < count:
+            if code:
+                failed[sequence - first] = -code
+            done = done or sequence - first == count - 1
+        at += (length + 3) & ~3
+    return done
 
 
 def errno_of(data: memoryview, message: Message) -> int:

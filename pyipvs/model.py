@@ -273,9 +273,9 @@ class Tunnel:
 class Destination:
     """A destination's configuration: where a service's connections may go.
 
-    `weight` 0 = no new connections. `method` may be given as text. Thresholds count connections: at
-    `upper_threshold` (0 = no limit) new ones stop until they are fewer than `lower_threshold`. `tunnel` is
-    for method tunnel only (None = ipip).
+    `weight` 0 = no new connections. `method` may be given as text. Thresholds count connections, inactive ones too:
+    at `upper_threshold` (0 = no limit) new ones stop until they are fewer than `lower_threshold` (0 = three quarters
+    of the upper). `tunnel` is for method tunnel only (None = ipip).
     """
 
     address: str

@@ -42,7 +42,7 @@ def test_a_daemon_is_listed_as_it_was_started_and_stops(ipvs: IPVS, daemon: Daem
         assert wanted is None or getattr(running, name) == wanted, name
     assert running.group
     assert running.port
-    ipvs.stop_daemon(daemon.state, daemon.sync_id)
+    ipvs.stop_daemon(daemon.state)
     assert ipvs.daemons() == []
 
 
@@ -55,8 +55,8 @@ def test_both_states_run_side_by_side_but_each_once(ipvs: IPVS) -> None:
     }
     with pytest.raises(AlreadyExists):
         ipvs.start_daemon(Daemon("master", "d0", 1))
-    ipvs.stop_daemon("master", 1)
-    ipvs.stop_daemon("backup", 2)
+    ipvs.stop_daemon("master")
+    ipvs.stop_daemon("backup")
     assert ipvs.daemons() == []
 
 
@@ -66,4 +66,4 @@ def test_what_cannot_be_is_said(ipvs: IPVS) -> None:
     assert caught.value.errno == errno.ENODEV
     with pytest.raises(DaemonNotFound) as missing:
         ipvs.stop_daemon("backup")
-    assert str(missing.value) == "stop sync daemon backup: none with sync id 0 runs (ESRCH)"
+    assert str(missing.value) == "stop sync daemon backup: none runs (ESRCH)"

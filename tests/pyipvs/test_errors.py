@@ -10,6 +10,7 @@ import pytest
 
 from pyipvs import (
     AlreadyExists,
+    DaemonNotFound,
     DestinationNotFound,
     IPVSError,
     PermissionDenied,
@@ -21,32 +22,34 @@ from pyipvs.errors import error_for
 
 
 @pytest.mark.parametrize(
-    ("code", "on_service", "kind"),
+    ("code", "subject", "kind"),
     [
-        (errno.ESRCH, True, ServiceNotFound),
-        (errno.ESRCH, False, ServiceNotFound),
-        (errno.ENOENT, True, SchedulerNotFound),
-        (errno.ENOENT, False, DestinationNotFound),
-        (errno.EEXIST, False, AlreadyExists),
-        (errno.EPERM, True, PermissionDenied),
-        (errno.ETIMEDOUT, True, TimedOut),
-        (errno.ENOMEM, True, IPVSError),
+        (errno.ESRCH, "service", ServiceNotFound),
+        (errno.ESRCH, "destination", ServiceNotFound),
+        (errno.ENOENT, "service", SchedulerNotFound),
+        (errno.ENOENT, "destination", DestinationNotFound),
+        (errno.ESRCH, "daemon", DaemonNotFound),
+        (errno.ENOENT, "table", IPVSError),
+        (errno.EEXIST, "destination", AlreadyExists),
+        (errno.EPERM, "service", PermissionDenied),
+        (errno.ETIMEDOUT, "service", TimedOut),
+        (errno.ENOMEM, "service", IPVSError),
     ],
 )
-def test_an_errno_becomes_the_class_for_what_to_do_next(code: int, on_service: bool, kind: type) -> None:
-    error = error_for("verb", code, "thing", on_service)
+def test_an_errno_becomes_the_class_for_what_to_do_next(code: int, subject: str, kind: type) -> None:
+    error = error_for("verb", code, "thing", subject)
     assert type(error) is kind
     assert isinstance(error, OSError)
     assert (error.errno, error.operation, error.what) == (code, "verb", "thing")
 
 
 def test_the_text_names_operation_object_cause_and_errno() -> None:
-    error = error_for("add destination", errno.ESRCH, "10.0.0.2:80 to tcp/10.0.0.1:80", on_service=False)
+    error = error_for("add destination", errno.ESRCH, "10.0.0.2:80 to tcp/10.0.0.1:80", "destination")
     assert str(error) == "add destination 10.0.0.2:80 to tcp/10.0.0.1:80: no such service (ESRCH)"
 
 
 def test_an_errno_without_words_of_ours_has_the_systems() -> None:
-    error = error_for("flush", errno.ENOMEM, "", on_service=True)
+    error = error_for("flush", errno.ENOMEM, "", "service")
     assert str(error) == "flush: Cannot allocate memory (ENOMEM)"
 
 
@@ -60,11 +63,11 @@ def test_an_errno_without_words_of_ours_has_the_systems() -> None:
     ],
 )
 def test_the_text_says_what_to_do(code: int, advice: str) -> None:
-    assert advice in str(error_for("verb", code, "thing", on_service=False))
+    assert advice in str(error_for("verb", code, "thing", "destination"))
 
 
 def test_an_error_survives_copy_and_pickle() -> None:
-    error = error_for("delete service", errno.ESRCH, "fwmark/7", on_service=True)
+    error = error_for("delete service", errno.ESRCH, "fwmark/7", "service")
     for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):
         assert type(twin) is ServiceNotFound
         assert (str(twin), twin.errno, twin.operation, twin.what) == (
