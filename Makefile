@@ -5,7 +5,7 @@ IFACE ?= $(shell ip -o -4 route show default 2>/dev/null | sed -n 's/.* dev \([^
 LAB := $(PYTHON) -m tests.lab.run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-kernel lint demo clean
+.PHONY: help setup run test test-unit test-kernel lint demo bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,6 +38,10 @@ test-unit: setup ## tests that need no kernel
 
 test-kernel: setup ## tests on real IPVS
 	@.venv/bin/tox -e kernel
+
+bench: setup ## pyipvs beside ipvsadm, pyroute2, naive calls and C, in the lab: about an hour; BENCH="--shapes 1000x10" for less
+	@tests/bench/setup
+	@$(LAB) --mem 1G --timeout 14400 -- $(PYTHON) -m tests.bench $(BENCH)
 
 clean: ## remove what was built
 	rm -rf .venv .tox build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
