@@ -5,7 +5,7 @@ IFACE ?= $(shell ip -o -4 route show default 2>/dev/null | sed -n 's/.* dev \([^
 LAB := $(PYTHON) -m tests.lab.run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-kernel lint demo bench clean
+.PHONY: help setup run test test-unit test-kernel lint demo bench soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -42,6 +42,9 @@ test-kernel: setup ## tests on real IPVS
 bench: setup ## pyipvs beside ipvsadm, pyroute2, naive calls and C, in the lab: about an hour; BENCH="--shapes 1000x10" for less
 	@tests/bench/setup
 	@$(LAB) --mem 1G --timeout 14400 -- $(PYTHON) -m tests.bench $(BENCH)
+
+soak: setup ## ten minutes of random changes by several processes at once, on real IPVS
+	@$(LAB) --auto --timeout 1200 -- env SOAK_S=600 $(PYTHON) -m pytest -p no:cacheprovider tests/kernel/test_soak.py
 
 clean: ## remove what was built
 	rm -rf .venv .tox build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
