@@ -3,7 +3,8 @@
 Tuples are what a read of 100,000 destinations keeps, and what two tables are compared by.
 
 A row has the fields FIELDS, or CONFIGURED alone when nobody asked for counters; its ports are in network order, as
-they came. Objects are made of rows on demand: a row costs a third of a microsecond, its object three (measured 2026-11).
+they came. Objects are made of rows on demand: an object takes eight times as long as its row (5.5 and 0.7
+microseconds, measured 2026-11).
 Does not: receive or send.
 """
 

@@ -312,15 +312,14 @@ def required(values: Values, field: str) -> Any:
 def trusted(cls: type[T], *values: Any) -> T:
     """A frozen value of its fields in order, made without validation: the kernel may hold what we would not ask for."""
     made = object.__new__(cls)
-    for put, value in zip(_puts(cast(Any, cls)), values, strict=True):
-        put(made, value)
+    for name, value in zip(_names(cast(Any, cls)), values, strict=True):
+        object.__setattr__(made, name, value)
     return made
 
 
 @functools.cache
-def _puts(cls: Any) -> tuple[Callable[[Any, Any], None], ...]:
-    """How a slot is set in a frozen dataclass: twice as fast as object.__setattr__ (measured 2026-11)."""
-    return tuple(getattr(cls, field.name).__set__ for field in dataclasses.fields(cls))
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
 
 
 def family_seen(number: int) -> Family:

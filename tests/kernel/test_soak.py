@@ -20,6 +20,7 @@ from tests.lab.topology import Host
 SOAK_S = float(os.environ.get("SOAK_S", "10"))
 PROCESSES, SERVICES, HOSTS = 3, 4, 12
 MOST_GROWTH_KIB = 8192
+LEAST_TURNS = 1000
 
 Model = dict[ServiceKey, tuple[Service, dict[tuple[str, int], Destination]]]
 
@@ -77,10 +78,10 @@ def play(netns: str, number: int, ends: multiprocessing.connection.Connection) -
     with IPVS(netns=netns) as ipvs:
         player = Player(ipvs, number)
         until_s, turns, before = time.monotonic() + SOAK_S, 0, (0, 0)
-        while time.monotonic() < until_s:
+        while time.monotonic() < until_s or turns < LEAST_TURNS:  # a slow machine takes longer, and passes
             player.turn()
             turns += 1
-            if turns == 500:
+            if turns == LEAST_TURNS // 2:
                 before = usage()
         ends.send((turns, before, usage(), player.model))
 
@@ -101,7 +102,7 @@ def test_many_at_once_leave_the_table_that_they_say(ipvs: IPVS, netns: Host) -> 
         assert end.poll(SOAK_S + 120), "a process ended without a word"
         turns, before, after, model = end.recv()
         wanted |= model
-        assert turns > 500
+        assert turns >= LEAST_TURNS
         assert after[1] == before[1], "files were left open"
         assert after[0] - before[0] < MOST_GROWTH_KIB, f"memory grew over {turns} turns"
     for player in players:

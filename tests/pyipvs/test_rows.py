@@ -87,7 +87,7 @@ def test_a_message_of_another_shape_is_walked(at: int) -> None:
 
 
 def test_a_kernel_that_knows_less_is_read_too() -> None:
-    """Before Linux 5.3 there are no tunnel types, before 4.? no 64-bit counters and no family of a destination."""
+    """Old kernels send no tunnel types, no 64-bit counters and no family of a destination."""
     stats = wire.pack(wire.STATS, {"connections": 3})
     values = {"address": b"\x0a\0\0\2", "port": 80, "method": 0, "weight": 5, "stats": stats}
     data = request(5, wire.pack(wire.COMMAND, {"destination": wire.pack(wire.DESTINATION, values)}), 0, 28, 1, 0)
