@@ -21,6 +21,7 @@ REQUEST = struct.Struct("=IHHIIBBH")  # it and struct genlmsghdr: command, versi
 ANSWER_HEADER = REQUEST.size
 _OUTCOME = struct.Struct("=IHHIIi")  # struct nlmsghdr and the errno of struct nlmsgerr
 _ERRNO = struct.Struct("=i")  # begins the payload of both NLMSG_ERROR and NLMSG_DONE
+_MAX_ERRNO = 4095  # <linux/err.h>
 
 
 class Message(NamedTuple):
@@ -83,12 +84,19 @@ def outcomes(data: memoryview, first: int, count: int, failed: dict[int, int]) -
             raise DecodeError(f"a netlink message claims {length} of {end - at} bytes")
         if kind == NLMSG_ERROR and 0 <= sequence - first < count:
             if code:
-                failed[sequence - first] = -code
+                failed[sequence - first] = _refusal(code)
             done = done or sequence - first == count - 1
         at += (length + 3) & ~3
     return done
 
 
 def errno_of(data: memoryview, message: Message) -> int:
-    """The positive errno of an NLMSG_ERROR or NLMSG_DONE, 0 for success."""
-    return -int(_ERRNO.unpack_from(data, message.at + NLMSGHDR.size)[0])
+    """The positive errno of an NLMSG_ERROR or NLMSG_DONE, 0 for success. Raises DecodeError."""
+    return _refusal(_ERRNO.unpack_from(data, message.at + NLMSGHDR.size)[0])
+
+
+def _refusal(code: int) -> int:
+    """The errno that a kernel sends as a negative number; os.strerror refuses what is far from any."""
+    if not -_MAX_ERRNO <= code <= 0:
+        raise DecodeError(f"a netlink message with errno {-code}")
+    return -code

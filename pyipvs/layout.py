@@ -25,10 +25,15 @@ class Layout:
 
     def __init__(self, message: bytes, tables: Mapping[str, Table], wanted: Collection[str]) -> None:
         """Learn from `message`, headers included. `tables`: "" is that of the first level, the others those below
-        the attribute that they are named by. `wanted`: the fields to read. Raises struct.error for no message."""
+        the attribute that they are named by. `wanted`: the fields to read. Raises struct.error for no message, and
+        for one of which the walk would make something else: a value of a wrong size, an attribute that comes twice."""
+        if len(message) % 4:  # what follows it would not begin where it ends
+            raise struct.error(f"a message of {len(message)} bytes")
         constant = bytearray(len(message))
         constant[:6] = b"\xff" * 6  # length and type of the message; its flags, sequence and port may differ
-        places = _places(message, ANSWER_HEADER, len(message), tables, "", constant)
+        places = list(_places(message, ANSWER_HEADER, len(message), tables, "", constant))
+        if len({field for _, field, _ in places}) < len(places):
+            raise struct.error("an attribute comes twice")
         read = [place for place in places if place[1] in wanted]
         self.fields = tuple(field for _, field, _ in read)
         self._size = len(message)
@@ -65,7 +70,8 @@ def _repeat(number: int, size: int, count: int) -> int:
 def _places(
     message: bytes, at: int, end: int, tables: Mapping[str, Table], below: str, constant: bytearray
 ) -> Iterator[_Place]:
-    """Each value's place, in order; the bytes of the attributes' headers are marked in `constant`."""
+    """Each value's place, in order, and that of what holds others; the bytes of the attributes' headers are marked in
+    `constant`."""
     while at < end:
         length, number = HEADER.unpack_from(message, at)
         if length < HEADER.size or at + length > end:
@@ -73,8 +79,11 @@ def _places(
         constant[at : at + HEADER.size] = b"\xff" * HEADER.size
         attr, inside = tables[below].attribute(number), at + HEADER.size
         if attr is not None and attr.field in tables:
+            yield inside, attr.field, ""
             yield from _places(message, inside, at + length, tables, attr.field, constant)
-        elif attr is not None and attr.kind.size in (0, length - HEADER.size):
+        elif attr is not None:
+            if attr.kind.size not in (0, length - HEADER.size):
+                raise struct.error(f"{attr.field} of {length - HEADER.size} bytes")
             yield inside, attr.field, attr.kind.layout or f"{length - HEADER.size}s"
         at += (length + 3) & ~3
 

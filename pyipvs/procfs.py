@@ -293,7 +293,7 @@ def _known(root: Path, name: str) -> str:
 
 def _read_sysctl(root: Path, name: str) -> int | str:
     try:
-        return _value(name, (root / name).read_text())
+        return _value(name, (root / name).read_text("latin-1"))  # as in _lines
     except OSError as error:
         raise _refused("read sysctl", name, error) from None
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from pyipvs import wire
 from pyipvs.const import FWD_MASK
@@ -34,6 +34,7 @@ from pyipvs.wire import (
     DESTINATION,
     SERVICE,
     STATS64,
+    Table,
     family_seen,
     nested,
     required,
@@ -53,7 +54,8 @@ _COUNTERS = tuple(attr.field for attr in STATS64)
 _SERVICE_FIELDS = frozenset(attr.field for attr in (*SERVICE, *STATS64)) - {"stats", "stats64"}
 _ENCODED = [(attr.field, attr.kind) for attr in SERVICE if not attr.kind.layout and attr.field in _SERVICE_FIELDS]
 _LENGTH = struct.Struct("=I")
-_TABLES = {"": COMMAND, "service": SERVICE, "destination": DESTINATION, "stats64": STATS64}
+_IN_SERVICE = {"": COMMAND, "service": SERVICE, "stats64": STATS64}
+_IN_DESTINATION = {"": COMMAND, "destination": DESTINATION, "stats64": STATS64}
 
 
 class Reader:
@@ -68,7 +70,7 @@ class Reader:
         """The destinations of whole messages, each a row of `fields` (FIELDS or CONFIGURED). `family` is the
         service's, for old kernels that do not tell a destination's. Raises DecodeError."""
         if fields not in self._destinations:
-            layout = _learn(messages, fields)
+            layout = _learn(messages, _IN_DESTINATION, fields)
             self._destinations[fields] = layout if layout is not None and layout.fields == fields else None
         layout = self._destinations[fields]
         rows = layout.rows(messages) if layout is not None else None
@@ -81,7 +83,7 @@ class Reader:
             (length,) = _LENGTH.unpack_from(messages, at)
             message = messages[at : at + length]
             if length not in self._services:
-                self._services[length] = _learn(message, _SERVICE_FIELDS)
+                self._services[length] = _learn(message, _IN_SERVICE, _SERVICE_FIELDS)
             yield _service(message, self._services[length])
             at += (length + 3) & ~3
 
@@ -108,11 +110,11 @@ def split(messages: memoryview) -> Iterator[bytes]:
         at += (length + 3) & ~3
 
 
-def _learn(messages: memoryview, fields: Collection[str]) -> Layout | None:
+def _learn(messages: memoryview, tables: Mapping[str, Table], fields: Collection[str]) -> Layout | None:
     """The shape of the first message, None when it is none."""
     (length,) = _LENGTH.unpack_from(messages)
     try:
-        return Layout(bytes(messages[:length]), _TABLES, fields)
+        return Layout(bytes(messages[:length]), tables, fields)
     except struct.error:
         return None  # whoever walks the message says what is wrong with it
 
@@ -128,7 +130,6 @@ def decode(data: bytes, family: Family, fields: tuple[str, ...] = FIELDS) -> Row
         raise DecodeError(f"an address of {len(packed)} bytes")
     values["address"] = packed.ljust(16, b"\0")
     required(values, "method")
-    family_seen(values["family"])
     if fields is CONFIGURED:
         return tuple(values.get(field, 0) for field in CONFIGURED)
     return (*(values.get(field, 0) for field in FIELDS[: _FAMILY + 1]), *stats(values))

@@ -42,7 +42,7 @@ _FLAGS_MASK = _SETTABLE | SvcFlag.PERSISTENT
 
 
 class Kind(NamedTuple):
-    """How a value of one kind stands in an attribute; `decode` may raise struct.error or ValueError.
+    """How a value of one kind stands in an attribute; `decode` may raise struct.error.
 
     `layout` and `size` are its struct format and bytes where it has one size.
     """
@@ -82,8 +82,11 @@ def _number(order: str, letter: str) -> Kind:
 U8, U16, U32, I32, U64 = (_number("=", letter) for letter in "BHIiQ")
 BE16 = _number("!", "H")
 ADDRESS = Kind(lambda packed: packed.ljust(16, b"\0"), bytes, 0, "16s", 16)  # union nf_inet_addr, family apart
-TEXT = Kind(lambda text: text.encode() + b"\0", lambda data: data.partition(b"\0")[0].decode())
-FLAGS = Kind(lambda pair: struct.pack("=II", *pair), struct.Struct("=II").unpack)  # struct ip_vs_flags
+# A name that is no UTF-8, as an interface's may be, is shown by its bytes rather than hide the rest of a table.
+TEXT = Kind(
+    lambda text: text.encode() + b"\0", lambda data: data.partition(b"\0")[0].decode(errors="backslashreplace")
+)
+FLAGS = Kind(lambda pair: struct.pack("=II", *pair), struct.Struct("=II").unpack, 0, "", 8)  # struct ip_vs_flags
 RAW = Kind(bytes, bytes)
 NESTED = Kind(bytes, bytes, 0x8000)  # NLA_F_NESTED, which libnl sets and the kernel's answers do not have
 
@@ -179,7 +182,7 @@ def unpack(table: Table, data: bytes) -> Values:
             if (attr := known.get(number & _TYPE_MASK)) is not None:
                 values[attr[0]] = attr[1](data[offset + 4 : stop])
             offset = (stop + 3) & ~3
-    except (struct.error, UnicodeDecodeError) as error:
+    except struct.error as error:
         raise DecodeError(f"a bad attribute near byte {offset} of {end}: {error}") from None
     return values
 

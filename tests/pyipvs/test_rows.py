@@ -86,6 +86,13 @@ def test_a_message_of_another_shape_is_walked(at: int) -> None:
         assert both[:1] == expected
 
 
+def test_a_message_that_does_not_end_on_four_bytes_is_no_shape() -> None:
+    """The next one begins after padding, where no layout of one length would look."""
+    odd = struct.pack("=IHHIIBBH", 25, 28, 2, 1, 0, 5, 1, 0) + struct.pack("=HHB", 5, 99, 0)
+    with pytest.raises(struct.error, match="25 bytes"):
+        Layout(odd, {"": wire.COMMAND}, rows.FIELDS)
+
+
 def test_a_kernel_that_knows_less_is_read_too() -> None:
     """Old kernels send no tunnel types, no 64-bit counters and no family of a destination."""
     stats = wire.pack(wire.STATS, {"connections": 3})

@@ -26,6 +26,7 @@ from pyipvs import (
     Timeouts,
     Tunnel,
     TunnelType,
+    daemons,
     rows,
     wire,
 )
@@ -181,6 +182,12 @@ def test_oddities_that_other_programs_made_are_shown_by_number() -> None:
     values = wire.destination_key("10.0.0.2", 80) | {"method": 7}
     message = wire.pack(wire.COMMAND, {"destination": wire.pack(wire.DESTINATION, values)})
     assert str(decode_destination(message, Family.INET).destination.method) == "7"
+
+
+def test_a_name_that_is_no_text_is_shown_by_its_bytes() -> None:
+    """An interface of a sync daemon may have any."""
+    message = _attribute(3, _attribute(1, struct.pack("=I", 1)) + _attribute(2, b"eth\xff\0"))
+    assert daemons.decode(message).interface == r"eth\xff"
 
 
 @pytest.mark.parametrize(
