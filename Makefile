@@ -2,10 +2,11 @@
 SHELL := /bin/bash
 PYTHON := $(CURDIR)/.venv/bin/python
 IFACE ?= $(shell ip -o -4 route show default 2>/dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p;q')
+FUZZ_S ?= 300
 LAB := $(PYTHON) -m tests.lab.run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-kernel lint demo bench soak clean
+.PHONY: help setup run test test-unit test-kernel lint demo bench fuzz soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,8 +44,12 @@ bench: setup ## pyipvs beside ipvsadm, pyroute2, naive calls and C, in the lab: 
 	@tests/bench/setup
 	@$(LAB) --mem 1G --timeout 14400 -- $(PYTHON) -m tests.bench $(BENCH)
 
-soak: setup ## ten minutes of random changes by several processes at once, on real IPVS
-	@$(LAB) --auto --timeout 1200 -- env SOAK_S=600 $(PYTHON) -m pytest -p no:cacheprovider tests/kernel/test_soak.py
+fuzz: setup ## coverage-guided fuzzing of what pyipvs decodes, FUZZ_S=300 seconds in all (needs atheris, and says how to get it)
+	@FUZZ_S=$(FUZZ_S) nice -n 19 $(PYTHON) -m tests.fuzz
+
+soak: setup ## ten minutes of random changes by several processes at once, then a million operations, on real IPVS
+	@$(LAB) --auto --timeout 1800 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 \
+	    $(PYTHON) -m pytest -s -p no:cacheprovider tests/kernel/test_soak.py tests/kernel/test_growth.py
 
 clean: ## remove what was built
-	rm -rf .venv .tox build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	rm -rf .venv .tox build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .import_linter_cache .coverage

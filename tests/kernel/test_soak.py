@@ -1,4 +1,4 @@
-"""Several processes change one table at random, for SOAK_S seconds (10 in `make test`, 600 in `make soak`).
+"""Several processes change one table at random, for SOAK_S seconds (30 in `make test`, 600 in `make soak`).
 
 Each owns services of its own and keeps a model of them; at the end the kernel's table is what the models say, and no
 process has grown.
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pyipvs import IPVS, Destination, Ruleset, Service, ServiceKey, diff
 from tests.lab.topology import Host
 
-SOAK_S = float(os.environ.get("SOAK_S", "10"))
+SOAK_S = float(os.environ.get("SOAK_S", "30"))
 PROCESSES, SERVICES, HOSTS = 3, 4, 12
 MOST_GROWTH_KIB = 8192
 LEAST_TURNS = 1000
