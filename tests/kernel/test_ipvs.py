@@ -121,3 +121,19 @@ def test_a_handle_refuses_to_work_after_a_fork(ipvs: IPVS) -> None:
     with pytest.raises(ValueError, match="closed"):
         ipvs.close()
         ipvs.services()
+
+
+def test_a_forked_process_closes_its_copy_and_opens_its_own_and_the_parents_goes_on(ipvs: IPVS, netns: Host) -> None:
+    ipvs.add_service("tcp/10.0.0.1:80")
+    child = os.fork()
+    if child == 0:
+        try:
+            ipvs.close()
+            with IPVS(netns=netns.name) as own:
+                own.add_service("tcp/10.0.0.2:80")
+                os._exit(0 if len(own.services()) == 2 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    ipvs.add_service("tcp/10.0.0.3:80")
+    assert len(ipvs.services()) == 3

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from pyipvs import IPVS, Destination, DestinationNotFound, IPVSError, ServiceKey, ServiceNotFound
+from pyipvs import IPVS, Daemon, DaemonState, Destination, DestinationNotFound, IPVSError, ServiceKey, ServiceNotFound
 from pyipvs.testing import FakeKernel
 
 WEB = "tcp/10.0.0.1:80"
@@ -103,29 +103,64 @@ def test_a_service_that_goes_while_the_table_is_read_is_left_out(kernel: FakeKer
     assert [str(key) for key in IPVS(transport=Disturbed()).snapshot()] == [WEB]
 
 
-def test_a_handle_refuses_another_thread(ipvs: IPVS) -> None:
-    caught: list[BaseException] = []
+VERBS: dict[str, Callable[[IPVS], object]] = {
+    "add_destination": lambda ipvs: ipvs.add_destination(WEB, "10.0.0.2:80"),
+    "add_service": lambda ipvs: ipvs.add_service(WEB),
+    "apply": lambda ipvs: ipvs.apply([]),
+    "batch": lambda ipvs: ipvs.batch().__exit__(None, None, None),
+    "daemons": IPVS.daemons,
+    "delete_destination": lambda ipvs: ipvs.delete_destination(WEB, "10.0.0.2:80"),
+    "delete_service": lambda ipvs: ipvs.delete_service(WEB),
+    "destinations": lambda ipvs: ipvs.destinations(WEB),
+    "flush": IPVS.flush,
+    "info": IPVS.info,
+    "scan": lambda ipvs: next(ipvs.scan()),
+    "service": lambda ipvs: ipvs.service(WEB),
+    "services": IPVS.services,
+    "set_timeouts": lambda ipvs: ipvs.set_timeouts(900),
+    "snapshot": IPVS.snapshot,
+    "start_daemon": lambda ipvs: ipvs.start_daemon(Daemon(DaemonState.MASTER, "lo")),
+    "stop_daemon": lambda ipvs: ipvs.stop_daemon("master"),
+    "timeouts": IPVS.timeouts,
+    "update_destination": lambda ipvs: ipvs.update_destination(WEB, "10.0.0.2:80", weight=2),
+    "update_service": lambda ipvs: ipvs.update_service(WEB, scheduler="rr"),
+    "watch": lambda ipvs: next(ipvs.watch()),
+    "zero": IPVS.zero,
+}
 
-    def use() -> None:
+
+def refusing(ipvs: IPVS) -> set[str]:
+    """The verbs that say whose the handle is."""
+    found = set()
+    for name, use in VERBS.items():
         try:
-            ipvs.services()
+            use(ipvs)
         except RuntimeError as error:
-            caught.append(error)
+            if "belongs to the thread and process" in str(error):
+                found.add(name)
+    return found
 
-    thread = threading.Thread(target=use)
+
+def test_every_verb_is_in_the_table_of_verbs() -> None:
+    assert {name for name, verb in vars(IPVS).items() if callable(verb) and name[0] != "_"} == VERBS.keys() | {"close"}
+
+
+def test_every_verb_refuses_another_thread(ipvs: IPVS) -> None:
+    caught: set[str] = set()
+    thread = threading.Thread(target=lambda: caught.update(refusing(ipvs)))
     thread.start()
     thread.join(timeout=10)
-    assert "belongs to the thread" in str(caught)
+    assert caught == VERBS.keys()
+    assert ipvs.services() == []
 
 
-def test_a_handle_refuses_a_forked_process(ipvs: IPVS) -> None:
+def test_every_verb_refuses_a_forked_process(ipvs: IPVS) -> None:
     child = os.fork()
     if child == 0:
         try:
-            ipvs.services()
-        except RuntimeError:
-            os._exit(0)
-        os._exit(1)
+            os._exit(0 if refusing(ipvs) == VERBS.keys() else 1)
+        finally:
+            os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert ipvs.services() == []
 
