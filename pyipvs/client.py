@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from _thread import get_ident
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -267,11 +267,10 @@ class IPVS:
             if any(daemon.state is state for daemon in self.daemons()):
                 raise
 
-    def _rows(self, key: ServiceKey, fields: tuple[str, ...]) -> list[Row]:
+    def _rows(self, key: ServiceKey, fields: tuple[str, ...]) -> Sequence[Row]:
         """The destinations of a service. Raises ServiceNotFound."""
-        found: list[Row] = []
-        for part in self._dump(Command.GET_DEST, "list destinations of", key, name_service(key)):
-            found += self._reader.rows(part, key.family, fields)
+        parts = self._dump(Command.GET_DEST, "list destinations of", key, name_service(key))
+        found = rows.joined([self._reader.rows(part, key.family, fields) for part in parts])
         if not found:
             self.service(key)
         return found

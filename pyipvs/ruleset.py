@@ -9,7 +9,6 @@ Does not: speak to the kernel.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from pyipvs import rows, savefile
 from pyipvs.changes import (
@@ -27,18 +26,18 @@ from pyipvs.layout import Row
 from pyipvs.listing import DestinationList
 from pyipvs.model import Destination, Service, ServiceKey, Stats
 
-_Found = dict[tuple[Any, ...], Row]  # by address, port and family
+_Found = dict[Row, Row]  # by rows.place
 
 
 class Entry:
     """One service of a table and its destinations, which become objects when they are asked for."""
 
-    __slots__ = ("_found", "_rows", "service", "stats")
+    __slots__ = ("_rows", "_wanted", "service", "stats")
 
     def __init__(self, service: Service, stats: Stats | None, found: Sequence[Row]) -> None:
         """Made by Ruleset and by IPVS. `stats` None: nobody asked for counters."""
         self.service, self.stats, self._rows = service, stats, found
-        self._found: _Found | None = None
+        self._wanted: frozenset[Row] | None = None  # see _configured
 
     def __len__(self) -> int:
         """How many destinations it has."""
@@ -67,12 +66,13 @@ class Entry:
             raise ValueError("this table has no counters: take it by IPVS.snapshot()")
         return DestinationList(self._rows)
 
-    def _configured(self) -> _Found:
-        """The configuration of each destination by what tells it apart; a table is mostly compared many times."""
-        if self._found is None:
-            settings = self._rows if self.stats is None else map(rows.configured, self._rows)
-            self._found = {(row[0], row[1], row[-1]): row for row in settings}
-        return self._found
+    def _configured(self) -> frozenset[Row]:
+        """The configuration of each destination. Kept only by a table that somebody wants, which is compared many times:
+        one that was read is mostly compared once, and would grow by more than its rows."""
+        return frozenset(rows.configured(self._rows)) if self._wanted is None else self._wanted
+
+    def _by_place(self) -> _Found:
+        return {rows.place(row): row for row in rows.configured(self._rows)}
 
 
 class Ruleset(Mapping[ServiceKey, Entry]):
@@ -86,8 +86,9 @@ class Ruleset(Mapping[ServiceKey, Entry]):
             if service.key in self._entries:
                 raise ValueError(f"{service.key} comes twice")
             entry = Entry(service, None, [rows.of(AddDestination(service.key, one).destination) for one in destinations])
-            if len(entry._configured()) < len(entry):
+            if len(entry._by_place()) < len(entry):
                 raise ValueError(f"a destination of {service.key} comes twice")
+            entry._wanted = entry._configured()
             self._entries[service.key] = entry
 
     @classmethod
@@ -130,8 +131,8 @@ def diff(old: Mapping[ServiceKey, Entry], new: Mapping[ServiceKey, Entry]) -> Ch
         else:
             if before.service != entry.service:
                 changes.append(UpdateService(entry.service))
-            if (there := before._configured()) != (wanted := entry._configured()):
-                changes += _between(key, there, wanted)
+            if before._configured() != entry._configured():
+                changes += _between(key, before._by_place(), entry._by_place())
     return order(changes)
 
 

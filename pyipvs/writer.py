@@ -81,10 +81,14 @@ class Writer:
     """The buffer. One for each handle; not for several threads."""
 
     def __init__(self) -> None:
-        """Takes 200 KiB, once."""
-        self.buffer = memoryview(bytearray(_SIZE))
+        """Takes no memory yet."""
         self._key: ServiceKey | None = None
         self._service = b""
+
+    @functools.cached_property
+    def buffer(self) -> memoryview:
+        """200 KiB, made at the first write: a handle that only reads needs none of its 50 pages."""
+        return memoryview(bytearray(_SIZE))
 
     def write(self, changes: Sequence[Change], most: int, family: int, sequence: int) -> tuple[int, int]:
         """Write as many of `changes` as fit, at most `most`, with sequence numbers from `sequence`, for the netlink

@@ -7,7 +7,8 @@ Once, on the host: tests/bench/setup. Then in the lab guest (the whole takes abo
 
 In each run all contenders take their turn, in an order that rotates, each in a fresh network namespace with lo up (a
 used one keeps its deleted destinations for two minutes, and every add scans them) and each phase in a fresh process.
-A contender whose counts are wrong loses that run, and the exit status is 1; targets that are not reached change nothing.
+A contender whose counts are wrong loses that run, and the exit status is 1. One that the machine kills, or that takes too
+long, loses that phase alone, which is said; it changes the exit status as little as a target that is not reached.
 Does not: compare figures of different machines, or of different runs.
 """
 
@@ -17,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(table(MEMORY_SHAPE, bench.results[MEMORY_SHAPE]), flush=True)
     bench.save(options.json)
     print(judgement(bench.results))
+    for line in bench.ended:
+        print(f"not measured: {line}")
     for line in bench.wrong:
         print(f"WRONG: {line}")
     return 1 if bench.wrong else 0
@@ -64,6 +68,7 @@ class Bench:
         self._runs, self._slow_runs = runs, min(slow_runs, runs)
         self.results: Results = {}
         self.wrong: list[str] = []
+        self.ended: list[str] = []
 
     def measure(self, shape: Shape, contenders: list[type[Contender]]) -> None:
         """All runs of a shape."""
@@ -93,36 +98,44 @@ class Bench:
         """The raw seconds so far."""
         if path is not None:
             machine = {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
-            path.write_text(json.dumps({"machine": machine, "seconds": self.results, "wrong": self.wrong}, indent=1) + "\n")
+            lost = {"wrong": self.wrong, "ended": self.ended}
+            path.write_text(json.dumps({"machine": machine, "seconds": self.results, **lost}, indent=1) + "\n")
 
     def _one(self, kind: type[Contender], shape: Shape, number: int) -> Seconds:
-        """One run of one contender; empty when it went wrong."""
+        """One run of one contender; empty when it went wrong, or when there is no table to go on with."""
         _fresh_namespace()
         seconds: Seconds = {}
         begun = time.monotonic()
         for phase in phases(kind):
-            if (more := self._phase(kind, shape, phase, number)) is None:
+            more = self._phase(kind, shape, phase, number)
+            if more is None or (phase == "load" and not more):
                 return {}
             seconds |= more
         print(f"bench: {shape} run {number + 1} {kind.name}: {time.monotonic() - begun:.1f} s", file=sys.stderr, flush=True)
         return seconds
 
     def _phase(self, kind: type[Contender], shape: Shape, phase: str, number: int) -> Seconds | None:
+        """Its seconds: none when the process was ended from outside, None when its counts are wrong."""
         words = [sys.executable, "-m", "tests.bench.measure", kind.name, str(shape), phase]
+        what = f"{shape} run {number + 1} {kind.name} {phase}"
         try:
             done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S)
         except subprocess.TimeoutExpired:
-            self._lost(kind, shape, phase, number, f"took more than {LIMIT_S:.0f} s")
-            return None
+            _note(self.ended, f"{what}: took more than {LIMIT_S:.0f} s")
+            return {}
+        if done.returncode < 0:
+            _note(self.ended, f"{what}: killed by {signal.Signals(-done.returncode).name}")
+            return {}
         if done.returncode:
-            self._lost(kind, shape, phase, number, done.stderr.strip()[-1000:])
+            _note(self.wrong, f"{what}: {done.stderr.strip()[-1000:]}")
             return None
         seconds: Seconds = json.loads(done.stdout)
         return seconds
 
-    def _lost(self, kind: type[Contender], shape: Shape, phase: str, number: int, why: str) -> None:
-        self.wrong.append(f"{shape} run {number + 1} {kind.name} {phase}: {why}")
-        print(f"bench: {self.wrong[-1]}", file=sys.stderr, flush=True)
+
+def _note(lost: list[str], line: str) -> None:
+    lost.append(line)
+    print(f"bench: {line}", file=sys.stderr, flush=True)
 
 
 def _present(names: list[str]) -> list[type[Contender]]:

@@ -112,7 +112,7 @@ def agree(reader: rows.Reader, messages: memoryview) -> None:
         except DecodeError:
             assert found is None
             continue
-        assert quick == found
+        assert list(quick) == found
         told(map(rows.destination, quick))
         told(map(rows.status, quick if fields is rows.FIELDS else ()))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyipvs import DecodeError, Destination, Family, ServiceKey, Stats, rows, wire
 from pyipvs.framing import request
-from pyipvs.layout import Layout
+from pyipvs.layout import Layout, Packed
 from tests.pyipvs.strategies import destinations
 
 KEY = ServiceKey.parse("tcp/10.0.0.1:80")
@@ -54,9 +54,9 @@ def test_the_quick_way_gives_what_the_walk_gives(
     data = memoryview(b"".join(message(each, counted, pad, active=active) for each, counted, active in sent))
     for fields in (rows.FIELDS, rows.CONFIGURED):
         quick = rows.Reader().rows(data, Family.INET, fields)
-        assert quick == [rows.decode(attributes, Family.INET, fields) for attributes in rows.split(data)]
+        assert list(quick) == [rows.decode(attributes, Family.INET, fields) for attributes in rows.split(data)]
         assert [rows.destination(row) for row in quick] == [each for each, _, _ in sent]
-        assert list(map(rows.configured, quick)) == [rows.of(each) for each, _, _ in sent]
+        assert list(rows.configured(quick)) == list(rows.configured(list(quick))) == [rows.of(each) for each, _, _ in sent]
     full = rows.Reader().rows(data, Family.INET)
     assert [(row.stats, row.active) for row in map(rows.status, full)] == [(Stats(**c), active) for _, c, active in sent]
 
@@ -71,6 +71,36 @@ def test_the_quick_way_is_taken() -> None:
     other = message(Destination("fd00::1", 81, 0, "tunnel", 5, 4), dict.fromkeys(counted, 2**40), active=9)
     assert layout.rows(memoryview(one + other)) is not None
     assert layout.rows(memoryview((one + other) * 48)) is not None
+    assert layout.packed(memoryview((one + other) * 48)) is not None
+
+
+@pytest.mark.parametrize("at", (0, 15, 16, 40))
+def test_one_message_of_another_shape_is_found_wherever_it_stands(at: int) -> None:
+    """The messages are compared some at a time."""
+    counted = dict.fromkeys((attr.field for attr in wire.STATS64), 7)
+    every = [message(Destination("10.0.0.2", port, 3), counted) for port in range(1, 42)]
+    padded = message(Destination("10.0.0.9", 99, 3), counted, pad=True)
+    data = memoryview(b"".join(every[:at] + [padded] + every[at:]))
+    reader = rows.Reader()
+    reader.rows(memoryview(every[0]), Family.INET, rows.CONFIGURED)  # learns the other shape
+    found = [rows.destination(row) for row in reader.rows(data, Family.INET, rows.CONFIGURED)]
+    assert [one.port for one in found] == [*range(1, at + 1), 99, *range(at + 1, 42)]
+
+
+def test_rows_kept_as_bytes_are_a_sequence() -> None:
+    counted = dict.fromkeys((attr.field for attr in wire.STATS64), 7)
+    sent = [Destination(address, 80, 3) for address in ("10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5")]
+    reader = rows.Reader()
+    data = [memoryview(message(each, counted)) for each in sent]
+    parts = [reader.rows(each, Family.INET, rows.CONFIGURED) for each in data]
+    packed = rows.joined(parts)
+    wanted = list(map(rows.of, sent))
+    assert isinstance(packed, Packed) and len(packed) == 4
+    assert (list(packed), packed[0], packed[-1], packed[1:3]) == (wanted, wanted[0], wanted[-1], wanted[1:3])
+    with pytest.raises(IndexError):
+        packed[4]
+    assert rows.joined([*parts[:3], [wanted[3]]]) == wanted
+    assert rows.joined([]) == []
 
 
 @pytest.mark.parametrize("at", range(0, 60, 4))
@@ -83,7 +113,7 @@ def test_a_message_of_another_shape_is_walked(at: int) -> None:
     other[at] ^= 0x55
     with contextlib.suppress(DecodeError, struct.error):
         both = reader.rows(memoryview(one + bytes(other)), Family.INET)
-        assert both[:1] == expected
+        assert both[0] == expected[0]
 
 
 def test_a_message_that_does_not_end_on_four_bytes_is_no_shape() -> None:
