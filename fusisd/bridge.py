@@ -12,10 +12,11 @@ import concurrent.futures
 import logging
 from collections.abc import Callable
 
+from fusisd.commands import Command
 from fusisd.committer import Committer
-from fusisd.control import Control, Refresh
+from fusisd.control import Control
 from fusisd.errors import Unavailable
-from fusisd.model import Command
+from fusisd.inbox import Refresh
 from fusisd.ports import Snapshot
 
 log = logging.getLogger(__name__)

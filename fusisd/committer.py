@@ -4,27 +4,33 @@ A command is checked against the intent as it will be once all earlier ones are 
 be accepted. Ownership is claimed before the intent that needs it is stored: a crash in between leaves a claim without a
 service, never a service that we would take for a stranger's. When the store cannot be written the command is refused
 (`Unavailable`) and the rest of the daemon goes on.
-Does not: touch the kernel, or know HTTP.
+Does not: touch the kernel, decide what a command may do (door.py does, with state.py), or know HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
-from fusisd import state
-from fusisd.control import Committed, Control
-from fusisd.errors import Conflict, NotFound, Refused, StoreError, Unavailable
-from fusisd.model import AddService, Command, DeleteDestination, Intent, Service
-from fusisd.ports import IntentStore, LocalStore, Remembered, Snapshot, StoreCall
+from fusisd import notes, state
+from fusisd.commands import Command, EndDrain
+from fusisd.control import Control
+from fusisd.door import Door
+from fusisd.errors import Conflict, Refused, StoreError, Unavailable
+from fusisd.inbox import Committed
+from fusisd.judge import Drain, DrainKey
+from fusisd.model import Intent
+from fusisd.notes import Notes
+from fusisd.ports import Change, IntentStore, LocalStore, Remembered, Snapshot, StoreCall
 from pyipvs import ServiceKey
 
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 1000  # commands waiting for the store; more are refused at once
 BATCH_LIMIT = 256  # commands of one commit: measured 59,000 changes a second in batches of 20 (2026-11)
+OURSELVES = "fusisd"
 
 
 @dataclass(slots=True)
@@ -37,7 +43,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Gone:
     """Services that left the kernel: their ownership is given up unless they are wanted again by now."""
 
     keys: tuple[ServiceKey, ...]
@@ -50,19 +56,38 @@ class Memory:
     remembered: frozenset[Remembered]
 
 
+@dataclass(slots=True)
+class Batch:
+    """Commands that are committed together, and what they make of the intent and of the local notes."""
+
+    intent: Intent
+    drains: dict[DrainKey, Drain]
+    accepted: list[Waiting] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
+
+
 class Committer:
     """Accepts commands. All methods run on the loop's thread."""
 
-    def __init__(self, intents: IntentStore, local: LocalStore, store_call: StoreCall, intent: Intent) -> None:
-        """`intent` is what `intents` holds now."""
-        self._intents, self._local, self._store_call = intents, local, store_call
-        self._intent = intent
-        self._queue: asyncio.Queue[Waiting | Release | Memory] = asyncio.Queue()
+    def __init__(
+        self,
+        intents: IntentStore,
+        local: LocalStore,
+        store_call: StoreCall,
+        intent: Intent,
+        drains: dict[DrainKey, Drain],
+        clock: Callable[[], float],
+    ) -> None:
+        """`intent` and `drains` are what the stores hold now; `clock` is monotonic seconds."""
+        self._intents, self._local, self._store_call, self._clock = intents, local, store_call, clock
+        self._intent, self._drains = intent, drains
+        self._queue: asyncio.Queue[Waiting | Gone | Memory] = asyncio.Queue()
         self._control: Control | None = None
+        self._door: Door | None = None
 
-    def attach(self, control: Control) -> None:
-        """Tell it where durable commands go; before `run`."""
-        self._control = control
+    def attach(self, control: Control, door: Door) -> None:
+        """Tell it where durable commands go, and who checks them; before `run`."""
+        self._control, self._door = control, door
 
     async def submit(self, command: Command, who: str) -> Snapshot:
         """Accept a command; the snapshot after the turn that contains it. Raises Refused.
@@ -71,87 +96,93 @@ class Committer:
         """
         if self._queue.qsize() >= QUEUE_LIMIT:
             raise Unavailable("too many changes are waiting for the store; try again in a moment")
+        assert self._door is not None, "attach() comes before submit()"
+        command = await self._door.prepared(command, self._intent)
         answer: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(Waiting(command, who, answer))
         return await answer
 
-    def release(self, keys: Iterable[ServiceKey]) -> None:
+    def gone(self, keys: Iterable[ServiceKey]) -> None:
         """Give up the ownership of services that are no longer in the kernel."""
-        self._queue.put_nowait(Release(tuple(keys)))
+        self._queue.put_nowait(Gone(tuple(keys)))
 
     def remember(self, remembered: frozenset[Remembered]) -> None:
         """Note what Serf brought."""
         self._queue.put_nowait(Memory(remembered))
 
+    def drained(self, command: EndDrain) -> None:
+        """A drain is over: remove what drained."""
+        answer: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits: control asks again
+        self._queue.put_nowait(Waiting(command, OURSELVES, answer))
+
     async def run(self) -> None:
         """Commit what waits, for ever, until cancelled."""
         while True:
-            batch = [await self._queue.get()]
-            while len(batch) < BATCH_LIMIT and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            await self._commit([item for item in batch if isinstance(item, Waiting)])
-            for item in batch:
+            items = [await self._queue.get()]
+            while len(items) < BATCH_LIMIT and not self._queue.empty():
+                items.append(self._queue.get_nowait())
+            await self._commit([item for item in items if isinstance(item, Waiting)])
+            for item in items:
                 if not isinstance(item, Waiting):
                     await self._note(item)
 
-    async def _commit(self, batch: list[Waiting]) -> None:
+    async def _commit(self, items: list[Waiting]) -> None:
         """One transaction for all of them; each that is refused is answered alone and leaves the others be."""
-        intent, accepted = self._intent, []
-        for waiting in batch:
+        batch = self._checked(items)
+        if not batch.accepted:
+            return
+        names = {name for waiting in batch.accepted if (name := state.service_of(waiting.command)) is not None}
+        change = _change(self._intent, batch.intent, names)
+        claimed = {service.key: name for name, service in change.services.items() if service is not None}
+        try:
+            revision = await self._store_call(self._write, change, batch.notes, claimed)
+        except (StoreError, Conflict) as error:
+            log.error("cannot store: %s", error)
+            for waiting in batch.accepted:
+                _refuse(waiting, Unavailable(f"the change was not stored and not applied: {error}"))
+            return
+        self._intent, self._drains = replace(batch.intent, revision=revision), batch.drains
+        for waiting in batch.accepted:
+            log.info("accepted %s from=%s revision=%d", _describe(waiting.command), waiting.who, revision)
+        answers = tuple(waiting.answer for waiting in batch.accepted)
+        let_go = frozenset(batch.notes.let_go)
+        paused = batch.notes.paused_until_s
+        self._owner().enter(Committed(self._intent, frozenset(claimed), answers, let_go, self._drains, paused))
+
+    def _checked(self, items: list[Waiting]) -> Batch:
+        """What becomes of the intent and the notes; whoever is refused is answered."""
+        assert self._door is not None, "attach() comes before run()"
+        batch = Batch(self._intent, dict(self._drains))
+        for waiting in items:
             if waiting.answer.done():
                 continue  # withdrawn by its caller
             try:
-                self._check_kernel(waiting.command)
-                intent = state.apply(intent, waiting.command)
+                command = self._door.check(waiting.command, batch.intent)
+                after = state.apply(batch.intent, command)
             except Refused as error:
-                waiting.answer.set_exception(error)
-            else:
-                accepted.append(waiting)
-        if not accepted:
-            return
-        rows = state.changed(self._intent, intent, {state.service_of(waiting.command): None for waiting in accepted})
-        claims = {service.key: name for name, service in rows.items() if service is not None}
-        try:
-            revision = await self._store_call(self._write, claims, rows)
-        except (StoreError, Conflict) as error:
-            log.error("cannot store: %s", error)
-            for waiting in accepted:
-                _refuse(waiting, Unavailable(f"the change was not stored and not applied: {error}"))
-            return
-        self._intent = Intent(intent.services, revision)
-        for waiting in accepted:
-            log.info("accepted %s from=%s revision=%d", _describe(waiting.command), waiting.who, revision)
-        answers = tuple(waiting.answer for waiting in accepted)
-        self._owner().enter(Committed(self._intent, frozenset(claims), answers))
+                _refuse(waiting, error)
+                continue
+            before, batch.intent = batch.intent, after
+            notes.take(batch.notes, command, before, self._owner().target, self._clock())
+            notes.drains_after(batch.drains, batch.notes, command, after, self._clock())
+            batch.accepted.append(waiting)
+        return batch
 
-    def _write(self, claims: dict[ServiceKey, str], rows: dict[str, Service | None]) -> int:
-        """In the store's thread: claim first, then store. The revision."""
-        if not rows:
-            return self._intent.revision
-        if claims:
-            self._local.claim("service", {str(key): name for key, name in claims.items()})
-        return self._intents.commit(self._intent.revision, rows)
+    def _write(self, change: Change, taken: Notes, claimed: dict[ServiceKey, str]) -> int:
+        """In the store's thread: claim first, then store, then let go. The revision."""
+        if claimed:
+            self._local.claim("service", {str(key): name for key, name in claimed.items()})
+        for kind, rows in taken.claims.items():
+            self._local.claim(kind, rows)
+        revision = self._intent.revision
+        if change != Change():
+            revision = self._intents.commit(revision, change)
+        for kind, keys in taken.releases.items():
+            self._local.release(kind, keys)
+        return revision
 
-    def _check_kernel(self, command: Command) -> None:
-        """What only the owner of the kernel knows: a foreign service with that key, a destination that Serf brought."""
-        control = self._owner()
-        if isinstance(command, AddService):
-            key = command.service.key
-            try:
-                foreign = control.is_foreign(key)
-            except OSError as error:
-                raise Unavailable(f"the kernel cannot be asked whether {key} is free: {error}") from None
-            if foreign:
-                raise Conflict(f"{key} is in the kernel already and not ours (ipvsadm -Ln); delete it there first")
-        if isinstance(command, DeleteDestination):
-            service = self._intent.services.get(command.service)
-            if service is None or command.name in service.destinations:
-                return
-            node = control.nodes.get(command.name)
-            if node is None or command.service not in node.offers or command.name in service.excluded:
-                raise NotFound(f"service {command.service} has no destination {command.name!r}")
-
-    async def _note(self, item: Release | Memory) -> None:
+    async def _note(self, item: Gone | Memory) -> None:
         """Bookkeeping that nobody waits for: when it fails, the log says so and the next start is the more careful."""
         try:
             if isinstance(item, Memory):
@@ -168,6 +199,15 @@ class Committer:
         return self._control
 
 
+def _change(before: Intent, after: Intent, names: set[str]) -> Change:
+    """What must be stored."""
+    return Change(
+        state.changed(before, after, dict.fromkeys(names)),
+        after.timeouts if after.timeouts != before.timeouts else None,
+        after.ranges if after.ranges != before.ranges else None,
+    )
+
+
 def _refuse(waiting: Waiting, error: Refused) -> None:
     if not waiting.answer.done():
         waiting.answer.set_exception(error)
@@ -175,10 +215,6 @@ def _refuse(waiting: Waiting, error: Refused) -> None:
 
 def _describe(command: Command) -> str:
     """A line for the log."""
-    kind = type(command).__name__
-    match command:
-        case AddService(service):
-            return f"{kind} {service.name} {service.key}"
-        case _:
-            name = getattr(command, "name", None) or getattr(command, "destination", None)
-            return f"{kind} {state.service_of(command)} {name}"
+    fields = [getattr(command, name, None) for name in ("name", "service", "destination", "drain_s", "seconds")]
+    words = [str(getattr(value, "name", value)) for value in fields if value is not None]
+    return " ".join([type(command).__name__, *words])

@@ -30,12 +30,14 @@ class Config:
     dry_run: bool
     allow_plaintext_writes: bool
     log_level: str
+    cleanup: bool = False
+    recover_store: bool = False
 
 
 def parse(arguments: list[str] | None = None) -> Config:
     """The configuration; argparse ends the process (status 2) on a wrong line, StartupError on a wrong value."""
     options = _parser().parse_args(arguments)
-    if not options.iface and not options.dry_run:
+    if not options.iface and not options.dry_run and not options.cleanup:
         raise StartupError("which interface do clients come in on? Give --iface (see `ip -brief address`)", 2)
     mode, _, where = options.serf.partition(" ")
     if mode not in SERF_MODES and ":" in mode:
@@ -55,6 +57,8 @@ def parse(arguments: list[str] | None = None) -> Config:
         dry_run=options.dry_run,
         allow_plaintext_writes=options.allow_plaintext_writes,
         log_level=options.log_level,
+        cleanup=options.cleanup == "cleanup",
+        recover_store=options.recover_store,
     )
 
 
@@ -73,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: fusisd --iface eth0",
     )
     add = parser.add_argument
+    add("cleanup", nargs="?", choices=("cleanup",),
+        help="undo on this machine what a stopped fusisd did: services, VIPs, NAT rules, sysctls; then end")  # fmt: skip
     add("--iface", metavar="NAME", help="the interface that clients come in on; VIPs are put there")
     add("--listen", metavar="ADDRESS:PORT", action="append", default=[],
         help=f"serve HTTP here, repeatable (default: port {PORT} of the interface's addresses and of loopback)")  # fmt: skip
@@ -89,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow-plaintext-writes", action="store_true",
         help="accept changes over plain HTTP from other hosts (the token can be read on the wire)")  # fmt: skip
     add("--no-sysctl", action="store_true", help="change no sysctl (docs/architecture.md lists those needed)")
+    add("--recover-store", action="store_true",
+        help="set a damaged store aside and start empty; the kernel's services stay, as foreign ones")  # fmt: skip
     add("--dry-run", action="store_true", help="everything but the kernel: IPVS and addresses in memory, no Serf")
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default %(default)s)")
     return parser

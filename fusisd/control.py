@@ -1,9 +1,11 @@
 """The owner of all control state and the only writer of the kernel: one inbox, one turn at a time, no waiting inside.
 
-    adapters --enter(value)--> inbox --turn--> world -> target.build -> plan.diff -> kernel -> snapshot
+    adapters --enter(value)--> inbox --turn--> world -> targets -> plan.diff -> kernel -> snapshot
 
 Whatever arrives during a turn is taken together by the next (no timers in the way: a turn starts at once when idle). A
-turn is level-triggered: it compares everything wanted with everything there, so a lost or repeated value does no harm.
+turn is level-triggered: for every service that something touched it compares what is wanted with what is there, so a lost
+or repeated value does no harm; the kernel's table is probed once a second and walked in slices besides, so that nothing
+needs to be told to be found. What does not fit in a turn's budget goes on in the next.
 Runs on the event loop's thread; nothing here locks or blocks but the kernel's own short system calls.
 Does not: know HTTP, Serf, SQLite or `ip`; those enter values or take wishes through ports.
 """
@@ -13,71 +15,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import pyipvs
-from fusisd import membership, plan, target, views
+from fusisd import fold, look, membership, plan, target, targets, views
+from fusisd.applier import Applier, Done
+from fusisd.commands import EndDrain
+from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged, Refresh, SerfState, Told, Value
+from fusisd.judge import DrainKey
+from fusisd.look import Look
 from fusisd.model import CheckTarget, Health, HostSeen, HostWanted, Intent
-from fusisd.ports import ChecksPort, HostPort, KernelPort, KernelTable, Remembered, Snapshot
+from fusisd.ports import ChecksPort, HostPort, KernelPort, KernelService, KernelTable, Snapshot
+from fusisd.target import World
 from pyipvs import ServiceKey
 
 log = logging.getLogger(__name__)
 
 TURN_BUDGET_S = 0.05  # operations of one turn stop here and go on in the next, so that the loop answers others
-DRIFT_PERIOD_S = 1.0  # how often the cheap fingerprint of the kernel's table is looked at
 SETTLE_LIMIT_S = 3.0  # how long a command's answer waits for VIP and NAT before it tells the state as it is
-RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+DRAIN_RETRY_S = 5.0  # how soon the committer is told again of a drain that is over
+ERROR_PAUSE_S = 0.2
+AT_A_TIME = 200  # destinations that are judged or compared before the clock is looked at again
 
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """Durable intent, the service keys claimed with it, and who waits for the turn that contains it."""
-
-    intent: Intent
-    claimed: frozenset[ServiceKey] = frozenset()
-    waiters: tuple[asyncio.Future[Snapshot], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class MembersSeen:
-    """Serf's member list."""
-
-    members: tuple[membership.Member, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SerfState:
-    """How it stands with our own Serf agent; "" means connected."""
-
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeChanged:
-    """A check came to another conclusion."""
-
-    check: CheckTarget
-    health: Health
-
-
-@dataclass(frozen=True, slots=True)
-class Refresh:
-    """A reader wants the kernel as it is now."""
-
-    waiter: asyncio.Future[Snapshot]
-
-
-Value = Committed | MembersSeen | SerfState | ProbeChanged | HostSeen | Refresh
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An operation the kernel refused: how often, when it is tried again, and its sentence."""
-
-    count: int
-    retry_s: float
-    reason: str
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -86,18 +48,6 @@ class Waiter:
 
     future: asyncio.Future[Snapshot]
     until_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """What the stores held when we started."""
-
-    intent: Intent = field(default_factory=Intent)
-    owned: frozenset[ServiceKey] = frozenset()
-    remembered: tuple[Remembered, ...] = ()
-    serf_expected: bool = True
-    facts: Mapping[str, object] = field(default_factory=dict)
-    """What the status shows as it is: version, interface, Serf's address."""
 
 
 class Control:
@@ -110,35 +60,43 @@ class Control:
         checks: ChecksPort,
         clock: Callable[[], float],
         beginning: Beginning,
-        on_released: Callable[[Iterable[ServiceKey]], None],
-        on_memory: Callable[[frozenset[Remembered]], None],
+        told: Told,
     ) -> None:
-        """`clock` is monotonic seconds. `on_released` and `on_memory` tell the store's writer and must not block."""
-        self._kernel, self._host, self._checks, self._clock = kernel, host, checks, clock
-        self._on_released, self._on_memory = on_released, on_memory
-        self._world = target.World(
-            beginning.intent, membership.recalled(beginning.remembered, clock()), {}, {}, beginning.owned
+        """`clock` is monotonic seconds."""
+        self._kernel, self._host, self._checks, self._clock, self._told = kernel, host, checks, clock, told
+        nodes = membership.recalled(beginning.remembered, clock())
+        self._world = World(
+            beginning.intent, nodes, owned=beginning.owned, drains=beginning.drains, offers=target.offered(nodes)
         )
-        self._memory = membership.memory(self._world.nodes)
+        self._memory = membership.memory(nodes)
         self._awaiting_serf = beginning.serf_expected
-        self._host_wanted: HostWanted | None = None
         self._serf_problem = "not connected yet" if beginning.serf_expected else ""
-        self._target = target.Target()
-        self._failures: dict[tuple[plan.Verb, ServiceKey, tuple[str, int] | None], Failure] = {}
+        self._targets, self._views, self._look = targets.Targets(), views.Views(), Look(kernel, clock)
+        self._applier = Applier(kernel, clock)
+        self._host_wanted: HostWanted | None = None
+        self._checks_wanted: frozenset[CheckTarget] = self._targets.checks
+        self._touched: set[str] = set()
+        self._pending: set[ServiceKey] = set()
         self._inbox: deque[tuple[float, Value]] = deque()
         self._bell = asyncio.Event()
         self._waiters: list[Waiter] = []
-        self._fingerprint = b""
-        self._kernel_problem = ""
-        self._next_drift_s = 0.0
+        self._drained_told: dict[DrainKey, float] = {}
+        self._timeouts_problem = ""
+        self._timeouts_done = pyipvs.Timeouts()
+        self._paused_until_s = beginning.paused_until_s
         self._counts = views.Counts()
         self._facts = beginning.facts
-        self.read_cost_s = 0.0
         self.snapshot = Snapshot(0, clock())
 
-    def is_foreign(self, key: ServiceKey) -> bool:
-        """Whether the kernel has, at this moment, a service of that key which is not ours. Raises pyipvs.IPVSError."""
-        return key not in self.owned and self._kernel.exists(key)
+    # What others on the loop may ask.
+
+    def foreign(self, key: ServiceKey) -> KernelService | None:
+        """The kernel's service of that key as it is now, when it is there and not ours. Raises pyipvs.IPVSError."""
+        return None if key in self.owned else self._kernel.read_service(key)
+
+    def cannot_load(self, service: pyipvs.Service) -> str:
+        """Why the kernel has not its scheduler or persistence engine; "" when it has. Raises pyipvs.IPVSError."""
+        return self._kernel.can_load(service)
 
     @property
     def owned(self) -> frozenset[ServiceKey]:
@@ -160,15 +118,27 @@ class Control:
         """What Serf has shown."""
         return self._world.nodes
 
+    @property
+    def target(self) -> target.Target:
+        """What should be so."""
+        return self._targets.target
+
+    @property
+    def read_cost_s(self) -> float:
+        """How long the last look at the kernel took."""
+        return self._look.cost_s
+
     def look(self) -> KernelTable:
-        """Read the kernel's table; before `start`. Raises pyipvs.IPVSError."""
-        self._read()
+        """Read the kernel's whole table; before `start`. Raises pyipvs.IPVSError."""
+        self._world = replace(self._world, table=self._look.whole())
         return self._world.table
 
     def start(self, claimed: frozenset[ServiceKey] = frozenset()) -> None:
         """Run the first turn, after `look`; `claimed` became ours since the stores were read."""
         self._world = replace(self._world, owned=self.owned | claimed)
-        self._work([], self._clock())
+        self._touched = set(self.intent.services)
+        self._pending = set(self.owned)
+        self._work([], self._clock(), float("inf"))
 
     def enter(self, value: Value) -> None:
         """Take a value into the inbox; on the loop's thread only. Returns at once."""
@@ -184,185 +154,224 @@ class Control:
             except Exception:  # edge 1 of 3: a defect in one turn must not end the daemon; the next turn starts afresh
                 self._counts.turn_errors += 1
                 log.exception("turn failed")
-                await asyncio.sleep(RETRY_S[0])
+                self._touched |= set(self.intent.services)
+                await asyncio.sleep(ERROR_PAUSE_S)
 
     def turn(self) -> None:
         """Take everything in the inbox, make the kernel follow, publish."""
         now_s = self._clock()
         entered = [self._inbox.popleft() for _ in range(len(self._inbox))]
         self._bell.clear()
-        refreshers: list[asyncio.Future[Snapshot]] = []
-        for _, value in entered:
-            if isinstance(value, Refresh):
-                refreshers.append(value.waiter)
-            else:
-                self._fold(value, now_s)
-        self._look(now_s, bool(refreshers))
-        self._work([stamp for stamp, value in entered if not isinstance(value, Refresh)], now_s)
+        refreshers = [value.waiter for _, value in entered if isinstance(value, Refresh)]
+        stamps = [stamp for stamp, value in entered if not isinstance(value, Refresh)]
+        self._fold([value for _, value in entered], now_s)
+        if not stamps or self._look.overdue(now_s):  # what was told just now comes before what must be searched for
+            self._look_at_kernel(now_s, bool(refreshers))
+        self._work(stamps, now_s)
         for waiter in refreshers:
-            _resolve(waiter, self.snapshot)
+            if stamps:
+                self.enter(Refresh(waiter))
+            else:
+                _resolve(waiter, self.snapshot)
+        self._counts.turned(self._clock() - now_s)
 
     async def _wait(self) -> None:
-        retries = [failure.retry_s for failure in self._failures.values()]
         answers = [waiter.until_s for waiter in self._waiters]
-        linger = [] if self._target.wake_s is None else [self._target.wake_s]
-        wake_s = min([self._next_drift_s, *retries, *answers, *linger])
+        others = [self._targets.wake_s, self._applier.retry_s]
+        wake_s = min([self._look.next_s, *answers, *(at_s for at_s in others if at_s is not None)])
         try:
             async with asyncio.timeout(max(0.0, wake_s - self._clock())):
                 await self._bell.wait()
         except TimeoutError:
-            pass  # a deadline of our own: drift, retry or linger
+            pass  # a deadline of our own: the probe, a retry, a drain
 
-    def _fold(self, value: Value, now_s: float) -> None:
-        """One value into the world. Observations enter as they are; nothing is decided here."""
-        world = self._world
-        match value:
-            case Committed(intent, claimed, waiters):
-                self._world = replace(world, intent=intent, owned=world.owned | claimed)
-                self._waiters.extend(Waiter(future, now_s + SETTLE_LIMIT_S) for future in waiters)
-            case MembersSeen(members):
-                nodes = membership.update(world.nodes, members, now_s)
-                views.log_node_changes(world.nodes, nodes)
-                self._world = replace(world, nodes=nodes)
-                self._awaiting_serf = False
-            case SerfState(problem):
-                self._serf_problem = problem
-            case ProbeChanged(check, health):
-                self._world = replace(world, health={**world.health, check: health})
-                log.info("check %s:%d %s %s", check.address, check.port, health.state.value, health.reason)
-            case HostSeen():
-                self._world = replace(world, host=value)
+    # Values into the world.
 
-    def _look(self, now_s: float, asked: bool) -> None:
-        """Read the kernel's table when a reader asked, or when its fingerprint moved."""
-        if now_s >= self._next_drift_s:
-            self._next_drift_s = now_s + DRIFT_PERIOD_S
-            try:
-                fingerprint = self._kernel.fingerprint()
-            except OSError as error:
-                self._kernel_problem = str(error)
-                return
-            asked = asked or fingerprint != self._fingerprint or bool(self._kernel_problem)
-            self._fingerprint = fingerprint
-        if asked:
-            self._try_read()
+    def _fold(self, values: Iterable[Value], now_s: float) -> None:
+        health: dict[CheckTarget, Health] = {}
+        for value in values:
+            match value:
+                case Committed():
+                    self._take(fold.committed(self._world, value))
+                    if value.paused_until_s is not None:
+                        self._paused_until_s = value.paused_until_s
+                    self._waiters.extend(Waiter(future, now_s + SETTLE_LIMIT_S) for future in value.waiters)
+                case MembersSeen(members):
+                    before = self._world.nodes
+                    self._take(fold.members(self._world, members, now_s))
+                    views.log_node_changes(before, self._world.nodes)
+                    self._pending |= self.owned if self._awaiting_serf else frozenset()
+                    self._awaiting_serf = False
+                case SerfState(problem):
+                    self._serf_problem = problem
+                case ProbeChanged(check, found):
+                    views.log_health(check, self._world.health.get(check), found)
+                    health[check] = found
+                case HostSeen():
+                    self._pending |= self.owned if self._world.host.vips != value.vips else frozenset()
+                    self._take(fold.host(self._world, value, self._targets.services))
+        if health:
+            self._take(fold.health(self._world, health, self._targets.watchers(health)))
 
-    def _try_read(self) -> None:
-        """Read the table; when that fails what is known stands, the status says so and the next look tries again."""
-        try:
-            self._read()
-        except OSError as error:
-            if not self._kernel_problem:
-                log.error("cannot read the kernel: %s", error)
-            self._kernel_problem = str(error)
-        else:
-            self._kernel_problem = ""
+    def _take(self, folded: fold.Folded) -> None:
+        self._world, touched = folded
+        self._touched |= touched
 
-    def _read(self) -> None:
-        began_s = self._clock()
-        table = self._kernel.read()
-        self._world = replace(self._world, table=table)
-        self.read_cost_s = self._clock() - began_s
+    def _look_at_kernel(self, now_s: float, asked: bool) -> None:
+        """Take in what somebody else changed; our own changes are known already."""
+        seen = self._look.again(now_s, asked, self._drained_keys())
+        if not seen:
+            return
+        before = self._world.table
+        for key in self.owned.intersection(seen):
+            if not look.alike(before.get(key), seen[key]):
+                self._counts.drift += 1
+                log.warning("drift %s: the kernel has %s", key, look.told(seen[key]))
+        self._take(fold.kernel(self._world, seen))
+        self._pending |= self.owned.intersection(seen)
+        self._targets.look_at_foreign(self._world)
 
-    def _work(self, stamps: list[float], now_s: float) -> None:
-        """Build the target, apply the difference, tell the others, publish."""
-        self._target = target.build(self._world, now_s)
-        known_checks = self._target.checks
-        self._world = replace(self._world, health={c: h for c, h in self._world.health.items() if c in known_checks})
-        self._checks.want(known_checks)
-        left = self._apply(stamps, now_s)
-        if self._target.host != self._host_wanted:
-            self._host_wanted = self._target.host
-            self._world = replace(self._world, host=replace(self._world.host, settled=False))
-            self._host.want(self._target.host)
+    def _drained_keys(self) -> set[ServiceKey]:
+        """The services whose connections are waited for."""
+        return {
+            service.service.key
+            for service in self._targets.services.values()
+            if any(verdict.state == "draining" for verdict in service.verdicts)
+        }
+
+    # What follows from it.
+
+    def _work(self, stamps: list[float], now_s: float, until_s: float | None = None) -> None:
+        """Bring the target up to date, apply the difference, tell the others, publish."""
+        until_s = now_s + TURN_BUDGET_S if until_s is None else until_s
+        self._touched |= self._targets.due(now_s)
+        self._build(now_s, until_s)
+        self._set_timeouts()
+        left = self._apply(stamps, now_s, until_s)
+        self._tell_checks()
+        self._tell_host()
+        self._tell_drained(now_s)
         self._keep_memory()
         self._publish(now_s)
         self._answer(left, now_s)
 
-    def _apply(self, stamps: list[float], now_s: float) -> bool:
-        """Apply what the plan asks for within the turn's budget; whether something is left that will not wait."""
-        ops = plan.diff(self._target, self._world.table, self.owned, self._world.host.vips, self._awaiting_serf)
-        self._forget_failures(ops)
-        applied = 0
-        for op in ops:
-            failure = self._failures.get(op.target)
-            if failure is not None and failure.retry_s > now_s:
-                continue
-            if self._clock() - now_s > TURN_BUDGET_S:
-                self._bell.set()
-                return True
-            applied += self._apply_one(op, now_s)
-        if applied:
-            ended_s = self._clock()
-            reaction_s = ended_s - min(stamps) if stamps else None
+    def _build(self, now_s: float, until_s: float) -> None:
+        """The target of what was touched, a few services at a time as long as there is time."""
+        services = self._world.intent.services
+        while self._touched:
+            names = _some(self._touched, lambda name: len(services[name].destinations) if name in services else 0)
+            self._pending |= self._targets.update(self._world, names, now_s)
+            self._touched.difference_update(names)
+            if self._clock() > until_s:
+                break
+
+    def _apply(self, stamps: list[float], now_s: float, until_s: float) -> bool:
+        """Apply what the plan asks for, a few services at a time; whether something is left that will not wait."""
+        if now_s < self._paused_until_s:
+            return bool(self._touched)
+        self._pending |= self._applier.due(now_s)
+        while self._pending:
+            keys = _some(self._pending, lambda key: len(s.verdicts) if (s := self._targets.services.get(key)) else 0)
+            self._pending.difference_update(keys)
+            self._apply_to(keys, stamps, now_s, until_s)
+            if self._clock() > until_s:
+                break
+        left = bool(self._pending or self._touched)
+        if left:
+            self._bell.set()
+        return left
+
+    def _apply_to(self, keys: Collection[ServiceKey], stamps: list[float], now_s: float, until_s: float) -> None:
+        world = self._world
+        bounds = plan.Bounds(world.owned, world.host.vips, self._targets.host.vips, self._awaiting_serf)
+        ops = plan.diff(keys, self._targets.services, world.table, bounds)
+        done = self._applier.apply(ops, keys, until_s, now_s)
+        if ops:
+            self._world = replace(world, table=plan.after(world.table, done.changes), owned=world.owned - done.lost)
+            self._look.expect(done.touched)
+            self._look.suspect(done.suspect)
+            self._follow_up(done.touched)
+            self._count(done, len(ops), stamps)
+        self._pending |= done.left
+        self._let_go(keys, done.lost)
+
+    def _follow_up(self, keys: frozenset[ServiceKey]) -> None:
+        """Where it matters what the kernel has, what is wanted may be another thing now: the next turn looks at it."""
+        names = self._targets.unsettled(keys)
+        names |= targets.touched_by_keys(keys - self._targets.services.keys(), self.intent.services.values())
+        if names:
+            self._touched |= names
+            self._bell.set()
+
+    def _let_go(self, keys: Iterable[ServiceKey], lost: frozenset[ServiceKey]) -> None:
+        """Give up what is wanted no more and not in the kernel, and what turned out to be somebody else's."""
+        world, wanted = self._world, self._targets.services
+        gone = {key for key in keys if key in world.owned and key not in wanted and key not in world.table}
+        if gone or lost:
+            self._world = replace(world, owned=world.owned - gone)
+            self._touched |= targets.touched_by_keys(lost, self.intent.services.values())
+            self._told.released(gone | lost)
+
+    def _count(self, done: Done, planned: int, stamps: list[float]) -> None:
+        self._counts.ops += len(done.changes)
+        self._counts.op_errors += done.refused
+        if done.changes:
+            reaction_s = self._clock() - min(stamps) if stamps else None
             self._counts.reacted(reaction_s)
-            log.info(
-                "turn ops=%d/%d reaction_ms=%s",
-                applied,
-                len(ops),
-                "-" if reaction_s is None else f"{reaction_s * 1e3:.2f}",
-            )
-        return False
+            shown = "-" if reaction_s is None else f"{reaction_s * 1e3:.2f}"
+            log.info("turn ops=%d/%d reaction_ms=%s", len(done.changes), planned, shown)
 
-    def _apply_one(self, op: plan.Op, now_s: float) -> bool:
+    def _set_timeouts(self) -> None:
+        wanted = self._world.intent.timeouts
+        if wanted == self._timeouts_done:
+            return
         try:
-            _send(self._kernel, op)
+            self._kernel.set_timeouts(wanted)
         except pyipvs.IPVSError as error:
-            self._refused(op, error, now_s)
-            return False
-        log.info("%s (%s)", op, op.reason)
-        self._counts.ops += 1
-        self._failures.pop(op.target, None)
-        self._world = replace(self._world, table=plan.after(self._world.table, op))
-        if op.verb is plan.Verb.DELETE_SERVICE:
-            self._disown(op.key)
-        return True
+            self._timeouts_problem = str(error)
+        else:
+            self._timeouts_problem, self._timeouts_done = "", wanted
 
-    def _refused(self, op: plan.Op, error: pyipvs.IPVSError, now_s: float) -> None:
-        """The kernel said no: a condition on the object, tried again later; what it is now is read from the kernel."""
-        if op.verb is plan.Verb.ADD_SERVICE and isinstance(error, pyipvs.AlreadyExists):
-            self._disown(op.key)  # somebody made it between our look and our try: it is theirs
-        known = self._failures.get(op.target)
-        count = known.count + 1 if known else 1
-        retry_s = now_s + RETRY_S[min(count, len(RETRY_S)) - 1]
-        self._failures[op.target] = Failure(count, retry_s, str(error))
-        self._counts.op_errors += 1
-        if known is None or known.reason != str(error):
-            log.error("%s failed: %s", op, error)
-        self._try_read()
+    def _tell_checks(self) -> None:
+        if self._targets.checks is not self._checks_wanted:
+            self._checks_wanted = self._targets.checks
+            health = {check: found for check, found in self._world.health.items() if check in self._checks_wanted}
+            self._world = replace(self._world, health=health)
+            self._checks.want(self._checks_wanted)
 
-    def _disown(self, key: ServiceKey) -> None:
-        self._world = replace(self._world, owned=self.owned - {key})
-        self._on_released((key,))
+    def _tell_host(self) -> None:
+        if self._targets.host != self._host_wanted:
+            self._host_wanted = self._targets.host
+            self._world = replace(self._world, host=replace(self._world.host, settled=False))
+            self._host.want(self._targets.host)
 
-    def _forget_failures(self, ops: tuple[plan.Op, ...]) -> None:
-        planned = {op.target for op in ops}
-        for gone in [failed for failed in self._failures if failed not in planned]:
-            del self._failures[gone]
+    def _tell_drained(self, now_s: float) -> None:
+        """Have removed what has drained; told again when nothing came of it (the store could not be written)."""
+        over = set(self._targets.drained())
+        self._drained_told = {key: at_s for key, at_s in self._drained_told.items() if key in over}
+        for key in over:
+            if now_s - self._drained_told.get(key, -DRAIN_RETRY_S) >= DRAIN_RETRY_S:
+                self._drained_told[key] = now_s
+                self._told.drained(EndDrain(*key))
 
     def _keep_memory(self) -> None:
         memory = membership.memory(self._world.nodes)
         if memory != self._memory:
             self._memory = memory
-            self._on_memory(memory)
+            self._told.memory(memory)
 
     def _publish(self, now_s: float) -> None:
-        reasons: dict[ServiceKey, str] = {}
-        for (_, key, _), failure in self._failures.items():
-            reasons.setdefault(key, failure.reason)
-        self.snapshot = views.build(
-            views.Known(
-                self._world,
-                self._target,
-                reasons,
-                self._serf_problem,
-                self._kernel_problem,
-                self._counts,
-                self._facts,
-            ),
-            self.snapshot.generation + 1,
-            now_s,
+        problems = [f"serf: {self._serf_problem}"] if self._serf_problem else []
+        problems += [f"kernel: {self._look.problem}"] if self._look.problem else []
+        problems += [f"timeouts: {self._timeouts_problem}"] if self._timeouts_problem else []
+        if now_s < self._paused_until_s:
+            problems.append(f"paused for {self._paused_until_s - now_s:.0f} s more: nothing is changed in the kernel")
+        facts = {**self._facts, "serf_connected": not self._serf_problem}
+        reasons, counting = self._applier.reasons(), self._targets.wake_s is not None
+        known = views.Known(
+            self._world, self._targets.target, reasons, tuple(problems), self._counts, facts, counting
         )
+        self.snapshot = self._views.snapshot(known, self.snapshot.generation + 1, now_s)
 
     def _answer(self, left: bool, now_s: float) -> None:
         """Answer the commands whose change is there, or whose time is up."""
@@ -373,23 +382,18 @@ class Control:
         self._waiters = [waiter for waiter in self._waiters if not waiter.future.done()]
 
 
-def _send(kernel: KernelPort, op: plan.Op) -> None:
-    """One operation to the kernel. Raises pyipvs.IPVSError."""
-    match op:
-        case plan.Op(plan.Verb.ADD_SERVICE, service=pyipvs.Service() as service):
-            kernel.add_service(service)
-        case plan.Op(plan.Verb.UPDATE_SERVICE, service=pyipvs.Service() as service):
-            kernel.update_service(service)
-        case plan.Op(plan.Verb.DELETE_SERVICE, key):
-            kernel.delete_service(key)
-        case plan.Op(plan.Verb.ADD_DESTINATION, key, destination=pyipvs.Destination() as destination):
-            kernel.add_destination(key, destination)
-        case plan.Op(plan.Verb.UPDATE_DESTINATION, key, destination=pyipvs.Destination() as destination):
-            kernel.update_destination(key, destination)
-        case plan.Op(plan.Verb.DELETE_DESTINATION, key, destination=pyipvs.Destination() as destination):
-            kernel.delete_destination(key, (destination.address, destination.port))
+def _some(names: Iterable[T], size: Callable[[T], int]) -> list[T]:
+    """The first of these, until they have a few hundred destinations together: some milliseconds of work."""
+    found, total = [], 0
+    for name in names:
+        found.append(name)
+        total += size(name) + 1
+        if total > AT_A_TIME:
+            break
+    return found
 
 
 def _resolve(waiter: asyncio.Future[Snapshot], snapshot: Snapshot) -> None:
     if not waiter.done():
         waiter.set_result(snapshot)
+

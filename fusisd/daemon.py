@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
 import logging
 import os
@@ -25,23 +26,27 @@ from typing import Any, ParamSpec, TypeVar
 from fusisd.bridge import Bridge
 from fusisd.committer import Committer
 from fusisd.config import PORT, Config
-from fusisd.control import Beginning, Control, MembersSeen, ProbeChanged, SerfState
+from fusisd.control import Control
+from fusisd.door import Door
 from fusisd.errors import FusisError, StartupError, StoreError
 from fusisd.health.monitor import Monitor
-from fusisd.health.probes import tcp_probe
+from fusisd.health.probes import probe
+from fusisd.inbox import Beginning, MembersSeen, ProbeChanged, SerfState, Told
 from fusisd.kernel import addresses
+from fusisd.kernel.cleanup import cleanup
 from fusisd.kernel.command import CommandError
 from fusisd.kernel.host import DryHost, HostPlumbing
-from fusisd.kernel.ipvs import PROC_TABLE, IpvsKernel
+from fusisd.kernel.ipvs import IpvsKernel
 from fusisd.model import CheckTarget, Health, HostSeen
+from fusisd.notes import drains_of
 from fusisd.serf.client import MembersSeen as SerfMembers
 from fusisd.serf.client import SerfClient, SerfError, SerfLost, connected
 from fusisd.serf.supervisor import ManagedAgent, SupervisorError, load_or_make_key
-from fusisd.store.sqlite import SqliteIntents, SqliteLocal, lock_state, machine_identity, open_database
+from fusisd.store.sqlite import SqliteIntents, SqliteLocal, lock_state, machine_identity, open_database, set_aside
 from fusisd.web.app import make_app
 from fusisd.web.auth import WritePolicy, load_or_make_token
 from fusisd.web.server import Listener, TcpListener, UnixListener, WebServer
-from pyipvs import IPVS, IPVSError, ServiceKey
+from pyipvs import IPVS, IPVSError, ServiceKey, TableProbe
 from pyipvs.testing import FakeKernel
 
 log = logging.getLogger(__name__)
@@ -50,6 +55,7 @@ clock = time.monotonic
 P = ParamSpec("P")
 T = TypeVar("T")
 
+STORE = "fusisd.db"
 SERF_RETRY_S = 5.0
 SERF_START_LIMIT_S = 15.0
 
@@ -96,15 +102,21 @@ class Daemon:
         kernel = _open_kernel(config.dry_run)
         stores = await self._open_stores(own)
         host = self._host(stores)
-        monitor = Monitor(tcp_probe, self._probe_changed, clock)
-        committer = Committer(stores.intents, stores.local, self._store_call, stores.beginning.intent)
-        control = Control(kernel, host, monitor, clock, stores.beginning, committer.release, committer.remember)
+        monitor = Monitor(probe, self._probe_changed, clock)
+        beginning = stores.beginning
+        committer = Committer(
+            stores.intents, stores.local, self._store_call, beginning.intent, dict(beginning.drains), clock
+        )
+        told = Told(committer.gone, committer.remember, committer.drained)
+        control = Control(kernel, host, monitor, clock, beginning, told)
         self._control = control
-        committer.attach(control)
+        committer.attach(control, Door(control, host))
         control.start(await self._claim_missing(control, stores))
         bridge = Bridge(asyncio.get_running_loop(), control, committer, clock)
         web = self._web(bridge, control, own)
         web.start()
+        gc.collect()
+        gc.freeze()  # what is there now stays, and no later collection has to walk it
         _ready(web)
         jobs: list[Coroutine[Any, Any, None]] = [control.run(), committer.run()]
         jobs += [host.run()] if isinstance(host, HostPlumbing) else []
@@ -119,19 +131,26 @@ class Daemon:
             log.info("stopped; IPVS, VIPs and Serf stay as they are")
 
     async def _open_stores(self, own: list[str]) -> Stores:
-        path = self._config.state_dir / "fusisd.db"
+        path = self._config.state_dir / STORE
         try:
+            if self._config.recover_store:
+                log.warning("the store is set aside as %s", await self._store_call(set_aside, path))
             database = await self._store_call(open_database, path)
             intents = SqliteIntents(database, path)
             local = await self._store_call(SqliteLocal, database, path, machine_identity())
             intent = await self._store_call(intents.load)
             owned = await self._store_call(local.owned, "service")
             remembered = await self._store_call(local.remembered)
+            drains = drains_of(await self._store_call(local.owned, "drain"))
+            paused = await self._store_call(local.owned, "pause")
         except StoreError as error:
             raise StartupError(str(error)) from None
         keys = frozenset(ServiceKey.parse(key) for key in owned)
         expected = self._config.serf != "off"
-        return Stores(intents, local, Beginning(intent, keys, remembered, expected, self._facts(own)))
+        until_s = float(paused.get("until", "0"))
+        return Stores(
+            intents, local, Beginning(intent, keys, remembered, expected, drains, until_s, self._facts(own))
+        )
 
     async def _claim_missing(self, control: Control, stores: Stores) -> frozenset[ServiceKey]:
         """Services that are wanted, not ours yet and not in the kernel (after a reboot all of them): they become ours."""
@@ -253,11 +272,11 @@ async def _wait(stop: asyncio.Event) -> None:
 def _open_kernel(dry_run: bool) -> IpvsKernel:
     if dry_run:
         log.warning("DRY RUN: IPVS and addresses exist in memory only; no packet is balanced")
-        return IpvsKernel(IPVS(transport=FakeKernel()), proc=None)
+        return IpvsKernel(IPVS(transport=FakeKernel()), None)
     if os.geteuid() != 0:
         raise StartupError("fusisd changes IPVS, addresses and sysctls: run it as root (or try it with --dry-run)")
     try:
-        return IpvsKernel(IPVS(), PROC_TABLE)
+        return IpvsKernel(IPVS(), TableProbe())
     except IPVSError as error:
         raise StartupError(str(error)) from None
 
@@ -295,12 +314,26 @@ def _notify(state: str) -> None:
             sock.send(state.encode())
 
 
+def _cleanup(config: Config) -> int:
+    """Undo what a fusisd that runs no more did to this machine; status 1 when something of it is left."""
+    lock_state(config.state_dir)
+    path = config.state_dir / STORE
+    report = cleanup(SqliteLocal(open_database(path), path, machine_identity()), IPVS)
+    for sentence in report.done or ["nothing of ours was there"]:
+        print(sentence)
+    for sentence in report.left:
+        print(f"left: {sentence}", file=sys.stderr)
+    return 1 if report.left else 0
+
+
 def main(config: Config) -> int:
     """Run fusisd to its end; the exit status."""
     logging.basicConfig(
         level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     try:
+        if config.cleanup:
+            return _cleanup(config)
         asyncio.run(Daemon(config).run())
     except StartupError as error:
         print(f"fusisd: {error}", file=sys.stderr)

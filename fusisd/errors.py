@@ -33,6 +33,10 @@ class Conflict(Refused):
     """Something else has that name or address already; the message names it."""
 
 
+class Stale(Conflict):
+    """The object was changed since the revision that the request was made from."""
+
+
 class Unavailable(Refused):
     """Cannot be done now, and nothing was changed: the store cannot be written, the loop is busy, or we are stopping."""
 

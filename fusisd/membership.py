@@ -63,22 +63,29 @@ def update(nodes: Nodes, members: Iterable[Member], now_s: float) -> Nodes:
 
 
 def recalled(remembered: Iterable[Remembered], now_s: float) -> Nodes:
-    """The nodes we knew before our own restart: they stand until a list, a check or an operator contradicts them."""
+    """The nodes we knew before our own restart: they stand until a list, a check or an operator contradicts them. What
+    they had left drains on."""
     nodes: dict[str, Node] = {}
     for row in remembered:
+        if row.left_s is not None and now_s - row.left_s > WITHDRAWN_KEPT_S:
+            continue
         node = nodes.get(row.node) or Node(row.node, row.address, NodeStatus.REMEMBERED, since_s=now_s)
-        nodes[row.node] = replace(node, offers={**node.offers, row.offer.service: row.offer})
+        withdrawn = node.withdrawn if row.left_s is None else {**node.withdrawn, row.offer.service: row.left_s}
+        nodes[row.node] = replace(node, offers={**node.offers, row.offer.service: row.offer}, withdrawn=withdrawn)
     return nodes
 
 
 def memory(nodes: Nodes) -> frozenset[Remembered]:
-    """What must outlive our restart: every offer of a node that did not leave."""
+    """What must outlive our restart: every offer, and since when those drain whose node left or dropped them."""
     return frozenset(
-        Remembered(node.name, node.address, offer)
+        Remembered(node.name, node.address, offer, node.since_s if _left(node) else node.withdrawn.get(offer.service))
         for node in nodes.values()
-        if node.status is not NodeStatus.LEFT
         for offer in node.offers.values()
     )
+
+
+def _left(node: Node) -> bool:
+    return node.status in (NodeStatus.LEAVING, NodeStatus.LEFT)
 
 
 def parse_offers(tags: Mapping[str, str]) -> tuple[dict[str, Offer], tuple[str, ...]]:
@@ -137,6 +144,8 @@ def _seen(known: Node | None, member: Member, now_s: float) -> Node:
     if known is None or known.address != address:
         return Node(member.name, address, status, offers, now_s, problems=problems)
     since_s = known.since_s if known.status is status else now_s
+    if status is NodeStatus.LEFT and known.status is NodeStatus.REMEMBERED and known.withdrawn:
+        since_s = min(known.withdrawn.values())  # it drained before our restart
     dropped = {service: now_s for service in known.offers if service not in offers}
     withdrawn = {
         service: at_s

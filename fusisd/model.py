@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from fusisd.errors import Invalid
-from pyipvs import ForwardingMethod, Protocol, ServiceKey
+from pyipvs import ForwardingMethod, Protocol, ServiceFlags, ServiceKey, Timeouts, Tunnel
 
 # One name is a path segment, a metric label and a part of a Serf tag: letters, digits and . _ : - (no '/', no space).
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
@@ -67,15 +67,116 @@ def checked_weight(weight: int) -> int:
     return weight
 
 
+# Checks: is a destination answering?
+
+
+class CheckKind(Enum):
+    """How a destination is asked. `NONE`: not at all, Serf's word and the operator's are all there is."""
+
+    NONE = "none"
+    TCP = "tcp"
+    HTTP = "http"
+    HTTPS = "https"
+    UDP = "udp"
+    DNS = "dns"
+    SCRIPT = "script"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSettings:
+    """How often a target is probed. `rise` passes in a row mean up, `fall` failures mean down."""
+
+    interval_s: float = 1.0
+    timeout_s: float = 0.5
+    rise: int = 1
+    fall: int = 2
+    fast_interval_s: float = 0.25
+    """Between the starts of probes while the last result disagrees with the state. A silent death is so known within
+    interval + fall x timeout = 2 s, one with a refusal within interval + fast interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSpec:
+    """What is asked of a service's destinations, without the address: what it means is kind by kind.
+
+    `port` None: the destination's own. HTTP(S): `method`, `path`, `host` ("" = the address), `codes` (ranges, both ends
+    in), `body` (must be found in the answer's first 64 KiB, "" = anything), `tls_name` (SNI, and verified when not "").
+    UDP: `send` and `expect` as hex ("" = any answer but a port unreachable; no answer passes when `expect` is ""). DNS:
+    `name` and `record` (A, AAAA ...) asked for by UDP. Script: `argv`, never through a shell; 0 passes.
+    """
+
+    kind: CheckKind = CheckKind.TCP
+    port: int | None = None
+    timing: CheckSettings = CheckSettings()
+    method: str = "GET"
+    path: str = "/"
+    host: str = ""
+    codes: tuple[tuple[int, int], ...] = ((200, 399),)
+    body: str = ""
+    tls_name: str = ""
+    send: str = ""
+    expect: str = ""
+    name: str = ""
+    record: str = "A"
+    argv: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckTarget:
+    """What is probed: this question to this address and port. Equal targets share one probe, whoever wants them."""
+
+    address: str
+    port: int
+    spec: CheckSpec = CheckSpec()
+
+
+class CheckState(Enum):
+    """`UNKNOWN` until rise or fall was reached for the first time."""
+
+    UNKNOWN = "unknown"
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the check of a target says; `since_s` is when it began to say so, `reason` why (`connection refused`)."""
+
+    state: CheckState = CheckState.UNKNOWN
+    since_s: float = 0.0
+    reason: str = ""
+
+
+# Intent: what operators want.
+
+
+class Tier(Enum):
+    """`BACKUP` destinations get weight only while no primary one can serve."""
+
+    PRIMARY = "primary"
+    BACKUP = "backup"
+
+
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A place where a service's connections may go, as an operator or a node's tags ask for it."""
+    """A place where a service's connections may go, as an operator or a node's tags ask for it.
+
+    Thresholds count connections (0 = none); `tunnel` is for method tunnel (None = ipip); `check` None = the service's.
+    `drain_s` is not None while an operator's DELETE drains it: weight 0, out when no connection is active, after that
+    many seconds at the latest.
+    """
 
     name: str
     address: str
     port: int
     weight: int = 1
     method: ForwardingMethod = ForwardingMethod.ROUTE
+    upper_threshold: int = 0
+    lower_threshold: int = 0
+    tunnel: Tunnel | None = None
+    tier: Tier = Tier.PRIMARY
+    check: CheckSpec | None = None
+    drain_s: float | None = None
 
     @property
     def key(self) -> DestinationKey:
@@ -83,11 +184,21 @@ class Destination:
         return (self.address, self.port)
 
 
+class Announce(Enum):
+    """When a service's VIP stands on the interface: always, or only while some destination can serve."""
+
+    ALWAYS = "always"
+    WHEN_USABLE = "when-usable"
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A virtual service that operators asked for, with the destinations they named themselves.
 
-    `excluded` holds names of destinations found by Serf that an operator deleted; they stay out until added by hand.
+    `vip_managed` False: the address is another's affair (keepalived's), never added, announced or removed by us. `check`
+    None: a TCP connect for destinations that Serf brings, none for operators'. `drain_s`: as a destination's, for the
+    whole service. `excluded` holds names of destinations found by Serf that an operator deleted; they stay out until
+    added by hand. `revision` is that of the commit that changed it last.
     """
 
     name: str
@@ -96,50 +207,27 @@ class Service:
     persistence_s: int = 0
     destinations: Mapping[str, Destination] = field(default_factory=dict)
     excluded: frozenset[str] = frozenset()
+    flags: ServiceFlags = ServiceFlags.NONE
+    netmask: int | None = None
+    persistence_engine: str | None = None
+    vip_managed: bool = True
+    announce: Announce = Announce.ALWAYS
+    check: CheckSpec | None = None
+    drain_s: float | None = None
+    revision: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """Everything that operators want, durable; `revision` counts the commits that made it."""
+    """Everything that operators want, durable; `revision` counts the commits that made it.
+
+    `timeouts`: the kernel's connection timeouts, 0 = as they are. `ranges`: networks that VIPs are allocated from.
+    """
 
     services: Mapping[str, Service] = field(default_factory=dict)
     revision: int = 0
-
-
-# Commands: what an operator may ask for. Each touches exactly one service, so each is one row in the store.
-
-
-@dataclass(frozen=True, slots=True)
-class AddService:
-    """Make this service (with no destinations yet, or with those it carries)."""
-
-    service: Service
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteService:
-    """Remove the service and all its destinations."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class AddDestination:
-    """Add a destination to a service; the same again changes nothing."""
-
-    service: str
-    destination: Destination
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteDestination:
-    """Remove one destination; one that Serf found is kept out until added again."""
-
-    service: str
-    name: str
-
-
-Command = AddService | DeleteService | AddDestination | DeleteDestination
+    timeouts: Timeouts = Timeouts()
+    ranges: tuple[str, ...] = ()
 
 
 # Nodes: what Serf shows of the real servers.
@@ -181,47 +269,6 @@ class Node:
     """Services that its tags offered once and dropped, with the time: they drain."""
 
 
-# Checks: is a destination answering?
-
-
-class CheckState(Enum):
-    """`UNKNOWN` until rise or fall was reached for the first time."""
-
-    UNKNOWN = "unknown"
-    UP = "up"
-    DOWN = "down"
-
-
-@dataclass(frozen=True, slots=True)
-class CheckTarget:
-    """What is probed: a TCP connect to this address and port. Equal targets share one probe."""
-
-    address: str
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
-class CheckSettings:
-    """How a target is probed. `rise` passes in a row mean up, `fall` failures mean down."""
-
-    interval_s: float = 1.0
-    timeout_s: float = 0.5
-    rise: int = 1
-    fall: int = 2
-    fast_interval_s: float = 0.25
-    """Between the starts of probes while the last result disagrees with the state. A silent death is so known within
-    interval + fall x timeout = 2 s, one with a refusal within interval + fast interval."""
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """What the check of a target says; `since_s` is when it began to say so, `reason` why (`connection refused`)."""
-
-    state: CheckState = CheckState.UNKNOWN
-    since_s: float = 0.0
-    reason: str = ""
-
-
 # Host: what must be true of the machine besides IPVS.
 
 
@@ -242,6 +289,8 @@ class HostWanted:
 
     vips: frozenset[str] = frozenset()
     masquerades: frozenset[Masquerade] = frozenset()
+    foreign: bool = False
+    """Services that are not ours are in the kernel too: what is namespace-wide concerns them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,5 +302,7 @@ class HostSeen:
     masquerades: frozenset[Masquerade] = frozenset()
     failures: Mapping[str, str] = field(default_factory=dict)
     """Key `vip 10.0.0.1`, `nat`, `sysctl net.ipv4.ip_forward` ...: why it could not be made so."""
+    warnings: tuple[str, ...] = ()
+    """What stands in the way of traffic and is not ours to change (the FORWARD policy), or concerns others too."""
     settled: bool = True
     """The last wish was worked off (with or without failures)."""

@@ -4,134 +4,158 @@ Order: what adds capacity comes before what takes it away, so that no moment has
 the new state. Only keys that are ours are ever touched. A service that must go waits until its VIP has left the host:
 a client then meets silence and its retry another balancer, not a reset.
 Applying the operations and asking again gives an empty list (tests/fusisd/test_plan.py holds it to that).
-Does not: talk to a kernel; `after` says what the table is once an operation succeeded.
+Does not: talk to a kernel; `after` says what the table is once operations succeeded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import pyipvs
+from fusisd.judge import Verdict
 from fusisd.model import DestinationKey
 from fusisd.ports import KernelDestination, KernelService, KernelTable
-from fusisd.target import Target, TargetService
-from pyipvs import ServiceKey
+from fusisd.target import TargetService
+from pyipvs import Change, ForwardingMethod, ServiceKey
 
-
-class Verb(Enum):
-    """What an operation does, in the order in which they are applied."""
-
-    ADD_SERVICE = "add service"
-    UPDATE_SERVICE = "update service"
-    ADD_DESTINATION = "add destination"
-    UPDATE_DESTINATION = "update destination"
-    DELETE_DESTINATION = "delete destination"
-    DELETE_SERVICE = "delete service"
-
-
-_ORDER = {verb: position for position, verb in enumerate(Verb)}
+_IPIP = pyipvs.Tunnel()
+OpKey = tuple[type[Change], ServiceKey, DestinationKey | None]
+_ORDER: Mapping[type[Change], int] = {
+    kind: position
+    for position, kind in enumerate(
+        (
+            pyipvs.AddService,
+            pyipvs.UpdateService,
+            pyipvs.AddDestination,
+            pyipvs.UpdateDestination,
+            pyipvs.DeleteDestination,
+            pyipvs.DeleteService,
+        )
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
     """One change to the kernel's table and why it is made."""
 
-    verb: Verb
-    key: ServiceKey
+    change: Change
     reason: str = ""
-    service: pyipvs.Service | None = None
-    destination: pyipvs.Destination | None = None
 
     @property
-    def target(self) -> tuple[Verb, ServiceKey, DestinationKey | None]:
+    def key(self) -> OpKey:
         """What tells a repeated try of the same operation from another operation."""
-        at = None if self.destination is None else (self.destination.address, self.destination.port)
-        return (self.verb, self.key, at)
+        return key_of(self.change)
 
     def __str__(self) -> str:
-        text = f"{self.verb.value} {self.key}"
-        if self.service is not None:
-            text += f" scheduler {self.service.scheduler}"
-        if (destination := self.destination) is not None:
-            where = f"[{destination.address}]" if ":" in destination.address else destination.address
-            text += f" {where}:{destination.port}"
-            if self.verb is not Verb.DELETE_DESTINATION:
-                text += f" weight {destination.weight} {destination.method}"
-        return text
+        return str(self.change)
+
+
+def key_of(change: Change) -> OpKey:
+    """What tells a repeated try of the same change from another."""
+    destination = getattr(change, "destination", None)
+    return (type(change), change.key, None if destination is None else destination.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What limits a plan: the keys that are ours, our addresses that are on the host still (a service with one of them,
+    wanted by no other, is not deleted yet), those wanted there, and, after our start until Serf has told who is there,
+    `keep_unknown`: destinations that nobody asked for stay."""
+
+    owned: frozenset[ServiceKey]
+    held_vips: frozenset[str] = frozenset()
+    wanted_vips: frozenset[str] = frozenset()
+    keep_unknown: bool = False
 
 
 def diff(
-    target: Target,
-    table: KernelTable,
-    owned: frozenset[ServiceKey],
-    held_vips: frozenset[str] = frozenset(),
-    keep_unknown: bool = False,
+    keys: Iterable[ServiceKey], services: Mapping[ServiceKey, TargetService], table: KernelTable, bounds: Bounds
 ) -> tuple[Op, ...]:
-    """The operations that make our part of `table` equal to `target`, in order.
-
-    `held_vips` are our addresses that are on the host still: a service with one of them, wanted by no other service, is
-    not deleted yet. With `keep_unknown` destinations that nobody asked for stay: after our start, until Serf has told
-    who is there.
-    """
+    """The operations that make `table` equal to `services` under these keys, in order; none for a key that is not ours."""
     ops: list[Op] = []
-    for key, wanted in target.services.items():
-        ops.extend(_service_ops(key, wanted, table.get(key), keep_unknown))
-    for key in owned:
-        if key in table and key not in target.services and not _still_announced(key, target, held_vips):
-            ops.append(Op(Verb.DELETE_SERVICE, key, "no longer wanted"))
-    return tuple(sorted(ops, key=lambda op: _ORDER[op.verb]))
+    for key in keys:
+        if key not in bounds.owned:
+            continue
+        wanted = services.get(key)
+        if wanted is not None and not wanted.over:
+            ops.extend(_service_ops(key, wanted, table.get(key), bounds.keep_unknown))
+        elif key in table and not _still_announced(key, bounds):
+            ops.append(Op(pyipvs.DeleteService(key), "no longer wanted"))
+    return tuple(sorted(ops, key=lambda op: _ORDER[type(op.change)]))
 
 
-def after(table: KernelTable, op: Op) -> KernelTable:
-    """The table once `op` was applied to it."""
+def after(table: KernelTable, changes: Iterable[Change]) -> KernelTable:
+    """The table once these changes were applied to it."""
     tables: dict[ServiceKey, KernelService] = dict(table)
-    if op.verb is Verb.DELETE_SERVICE:
-        tables.pop(op.key, None)
-        return tables
-    if op.service is not None:
-        known = table.get(op.key)
-        tables[op.key] = replace(known, service=op.service) if known else KernelService(op.service)
-        return tables
-    assert op.destination is not None  # every other verb carries one
-    destinations = dict(table[op.key].destinations)
-    at = (op.destination.address, op.destination.port)
-    if op.verb is Verb.DELETE_DESTINATION:
-        destinations.pop(at, None)
-    else:
-        seen = destinations.get(at) or KernelDestination(op.destination)
-        destinations[at] = replace(seen, destination=op.destination)
-    tables[op.key] = replace(table[op.key], destinations=destinations)
+    copied: dict[ServiceKey, dict[DestinationKey, KernelDestination]] = {}
+    for change in changes:
+        match change:
+            case pyipvs.DeleteService(key):
+                tables.pop(key, None)
+                copied.pop(key, None)
+            case pyipvs.AddService(service) | pyipvs.UpdateService(service):
+                known = tables.get(service.key)
+                tables[service.key] = replace(known, service=service) if known else KernelService(service)
+            case _:
+                if change.key not in copied:
+                    copied[change.key] = dict(tables[change.key].destinations)
+                    tables[change.key] = replace(tables[change.key], destinations=copied[change.key])
+                _change_destination(copied[change.key], change)
     return tables
 
 
-def _still_announced(key: ServiceKey, target: Target, held_vips: frozenset[str]) -> bool:
-    return key.mark is None and key.address in held_vips and key.address not in target.host.vips
+def _change_destination(rows: dict[DestinationKey, KernelDestination], change: Change) -> None:
+    match change:
+        case pyipvs.DeleteDestination(_, destination):
+            rows.pop(destination.key, None)
+        case pyipvs.AddDestination(_, destination) | pyipvs.UpdateDestination(_, destination):
+            seen = rows.get(destination.key) or KernelDestination(destination)
+            rows[destination.key] = replace(seen, destination=destination)
 
 
-def _service_ops(
-    key: ServiceKey, wanted: TargetService, seen: KernelService | None, keep_unknown: bool
-) -> Iterator[Op]:
+def _still_announced(key: ServiceKey, bounds: Bounds) -> bool:
+    return key.mark is None and key.address in bounds.held_vips and key.address not in bounds.wanted_vips
+
+
+def _service_ops(key: ServiceKey, wanted: TargetService, seen: KernelService | None, keep_unknown: bool) -> Iterator[Op]:
     if seen is None:
-        yield Op(Verb.ADD_SERVICE, key, f"service {wanted.name} is wanted", service=wanted.service)
+        yield Op(pyipvs.AddService(wanted.service), f"service {wanted.name} is wanted")
         seen = KernelService(wanted.service)
     elif seen.service != wanted.service:
-        yield Op(Verb.UPDATE_SERVICE, key, f"the kernel has {seen.service}", service=wanted.service)
+        yield Op(pyipvs.UpdateService(wanted.service), f"the kernel has {_settings(seen.service)}")
     verdicts = wanted.destinations()
     for at, verdict in verdicts.items():
-        there, destination = seen.destinations.get(at), verdict.as_kernel()
-        why = f"{verdict.candidate.destination.name} {verdict.state}" + (
-            f": {verdict.reason}" if verdict.reason else ""
-        )
+        there = seen.destinations.get(at)
         if there is None:
-            yield Op(Verb.ADD_DESTINATION, key, why, destination=destination)
-        elif there.destination != destination:
-            yield Op(Verb.UPDATE_DESTINATION, key, why, destination=destination)
-    reasons = {
-        v.candidate.destination.key: f"{v.candidate.destination.name} {v.state}: {v.reason}" for v in wanted.verdicts
-    }
+            yield Op(pyipvs.AddDestination(key, verdict.as_kernel()), _why(verdict))
+        elif not _is_so(there.destination, verdict):
+            yield Op(pyipvs.UpdateDestination(key, verdict.as_kernel()), _why(verdict))
+    if seen.destinations.keys() == verdicts.keys():
+        return
+    reasons = {v.candidate.destination.key: _why(v) for v in wanted.verdicts}
     for at, there in seen.destinations.items():
         if at not in verdicts and (at in reasons or not keep_unknown):
-            why = reasons.get(at, "nobody asked for it")
-            yield Op(Verb.DELETE_DESTINATION, key, why, destination=there.destination)
+            yield Op(pyipvs.DeleteDestination(key, there.destination), reasons.get(at, "nobody asked for it"))
+
+
+def _is_so(there: pyipvs.Destination, verdict: Verdict) -> bool:
+    """Whether the kernel's destination is as the verdict wants it, without making a value of pyipvs' own for each."""
+    wanted = verdict.candidate.destination
+    tunnel = wanted.tunnel or (_IPIP if wanted.method is ForwardingMethod.TUNNEL else None)
+    return (
+        there.weight == (verdict.weight or 0)
+        and there.method is wanted.method
+        and there.tunnel == tunnel
+        and there.upper_threshold == wanted.upper_threshold
+        and there.lower_threshold == wanted.lower_threshold
+    )
+
+
+def _settings(service: pyipvs.Service) -> str:
+    return f"{service.scheduler} persistence_s={service.persistence_s} flags={int(service.flags):#x}"
+
+
+def _why(verdict: Verdict) -> str:
+    return f"{verdict.candidate.destination.name} {verdict.state}" + (f": {verdict.reason}" if verdict.reason else "")

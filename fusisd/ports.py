@@ -6,12 +6,13 @@ Does not: import an adapter or do I/O.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ParamSpec, Protocol, TypeVar
 
 import pyipvs
-from fusisd.model import CheckTarget, Command, DestinationKey, HostWanted, Intent, Offer, Service
+from fusisd.commands import Command
+from fusisd.model import CheckTarget, DestinationKey, HostWanted, Intent, Offer, Service
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,29 +51,23 @@ class KernelPort(Protocol):
     def read(self) -> KernelTable:
         """The whole table, foreign services included."""
 
-    def exists(self, key: pyipvs.ServiceKey) -> bool:
-        """Whether there is such a service now."""
+    def read_service(self, key: pyipvs.ServiceKey) -> KernelService | None:
+        """One service as it is now, None when it is not there."""
 
-    def fingerprint(self) -> bytes:
-        """A value that changes when any service or destination (not a counter) changes: the cheap drift probe."""
+    def probe(self) -> Mapping[pyipvs.ServiceKey, bytes]:
+        """For every service a value that changes when it or its destinations (not a counter) change: cheap."""
 
-    def add_service(self, service: pyipvs.Service) -> None:
-        """Make a service."""
+    def apply(self, changes: Sequence[pyipvs.Change]) -> Sequence[pyipvs.Failure]:
+        """Carry out these changes in their order; those that the kernel refused. One that fails stops no other."""
 
-    def update_service(self, service: pyipvs.Service) -> None:
-        """Change scheduler, flags or persistence of a service."""
+    def can_load(self, service: pyipvs.Service) -> str:
+        """Why the kernel has not this service's scheduler or persistence engine; "" when it has."""
 
-    def delete_service(self, key: pyipvs.ServiceKey) -> None:
-        """Remove a service and its destinations."""
+    def timeouts(self) -> pyipvs.Timeouts:
+        """The connection timeouts of the network namespace."""
 
-    def add_destination(self, key: pyipvs.ServiceKey, destination: pyipvs.Destination) -> None:
-        """Add a destination to a service."""
-
-    def update_destination(self, key: pyipvs.ServiceKey, destination: pyipvs.Destination) -> None:
-        """Change weight or method of a destination."""
-
-    def delete_destination(self, key: pyipvs.ServiceKey, destination: DestinationKey) -> None:
-        """Remove a destination."""
+    def set_timeouts(self, timeouts: pyipvs.Timeouts) -> None:
+        """Change them; 0 leaves one as it is."""
 
 
 class HostPort(Protocol):
@@ -80,6 +75,13 @@ class HostPort(Protocol):
 
     def want(self, wanted: HostWanted) -> None:
         """Replace the wish; never blocks. The adapter answers with a HostSeen value when it is worked off."""
+
+    async def answers(self, address: str) -> str:
+        """The Ethernet address that answers for this one on the wire, "" when none does within a second; an address of
+        this host's own gives "", too. Raises FusisError when it cannot be asked."""
+
+    async def own(self) -> frozenset[str]:
+        """The addresses that this host has, other than VIPs that we put there. Raises FusisError."""
 
 
 class ChecksPort(Protocol):
@@ -89,14 +91,23 @@ class ChecksPort(Protocol):
         """Probe exactly these from now on; never blocks. State of targets that stay is kept."""
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one commit replaces: these services (None = deleted), and the globals when not None."""
+
+    services: Mapping[str, Service | None] = field(default_factory=dict)
+    timeouts: pyipvs.Timeouts | None = None
+    ranges: tuple[str, ...] | None = None
+
+
 class IntentStore(Protocol):
     """The durable wishes of operators. Blocking; called only by the committer's writer thread."""
 
     def load(self) -> Intent:
         """What was committed last. Raises StoreError."""
 
-    def commit(self, expected_revision: int, services: Mapping[str, Service | None]) -> int:
-        """Durably replace (or with None delete) these services; the new revision. Raises Conflict, StoreError."""
+    def commit(self, expected_revision: int, change: Change) -> int:
+        """Durably make this change; the new revision, which the services changed carry. Raises Conflict, StoreError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +117,16 @@ class Remembered:
     node: str
     address: str
     offer: Offer
+    left_s: float | None = None
+    """When it left or dropped the service, in monotonic seconds: it drains."""
 
 
 class LocalStore(Protocol):
     """What concerns this machine only: ownership, previous sysctls, nodes remembered. Blocking. Never shared.
 
     Rows are tied to this boot and network namespace; rows of another are void.
-    Kinds used: `service`, `vip`, `sysctl`.
+    Kinds used: `service` (key: name), `vip` (address: interface), `sysctl` (name: previous value), `drain` (see
+    control.Drains), `nat` (masquerade rows of released services, kept), `pause` (`until`: monotonic seconds).
     """
 
     def owned(self, kind: str) -> Mapping[str, str]:
@@ -146,11 +160,15 @@ class DestinationView:
     applied: bool
     active: int = 0
     inactive: int = 0
+    drain_left_s: float | None = None
+    """Not None while it drains: seconds until it is cut, at the time of the snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceView:
-    """A service as readers see it; a foreign one has the name ''. `reason` says why `applied` is false, else ''."""
+    """A service as readers see it; a foreign one has the name ''. `reason` says why `applied` is false, else ''.
+
+    `service` is what the operator asked for (None: foreign), `kernel` what the kernel has (None: not there)."""
 
     name: str
     key: pyipvs.ServiceKey
@@ -160,16 +178,29 @@ class ServiceView:
     applied: bool
     reason: str
     destinations: tuple[DestinationView, ...]
+    service: Service | None = None
+    kernel: pyipvs.Service | None = None
+
+    @property
+    def draining(self) -> bool:
+        """An operator's DELETE drains the whole service."""
+        return self.service is not None and self.service.drain_s is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is published for readers: frozen, replaced whole. `status` is plain data, ready for JSON."""
+    """What is published for readers: frozen, replaced whole."""
 
     generation: int
     at_s: float
     services: tuple[ServiceView, ...] = ()
-    status: Mapping[str, object] = field(default_factory=dict)
+    intent: Intent = field(default_factory=Intent)
+    tell_status: Callable[[], Mapping[str, object]] = dict
+
+    @property
+    def status(self) -> Mapping[str, object]:
+        """How the daemon is, as plain data ready for JSON; worked out by whoever asks, from what is frozen here."""
+        return self.tell_status()
 
 
 class Core(Protocol):

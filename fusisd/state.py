@@ -7,24 +7,31 @@ Does not: read a clock, the store or the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from fusisd.errors import Conflict, Invalid, NotFound
-from fusisd.model import (
-    SCHEDULERS,
+import pyipvs
+from fusisd.commands import (
     AddDestination,
     AddService,
+    Adopt,
+    CancelDrain,
     Command,
     DeleteDestination,
     DeleteService,
-    Destination,
-    Intent,
-    Service,
-    checked_name,
-    checked_weight,
+    EndDrain,
+    Pause,
+    Release,
+    SetGlobals,
+    UpdateDestination,
+    UpdateService,
 )
-from pyipvs import ForwardingMethod, ServiceKey
+from fusisd.errors import Conflict, Invalid, NotFound, Stale
+from fusisd.model import SCHEDULERS, Destination, Intent, Service, checked_name, checked_weight
+from pyipvs import ForwardingMethod, Protocol, ServiceFlags, ServiceKey
+
+_DRAIN_LIMIT_S = 86400.0
+_WithinService = DeleteService | AddDestination | UpdateDestination | DeleteDestination | CancelDrain
 
 
 def apply(intent: Intent, command: Command) -> Intent:
@@ -32,26 +39,50 @@ def apply(intent: Intent, command: Command) -> Intent:
     match command:
         case AddService(service):
             return _add_service(intent, service)
-        case DeleteService(name):
-            _service(intent, name)
+        case UpdateService(service, revision):
+            return _update_service(intent, service, revision)
+        case Adopt(_, key, service):
+            return _adopt(intent, key, service)
+        case DeleteService(name, None) | Release(name):
+            service_named(intent, name)
             return _with(intent, name, None)
-        case AddDestination(service_name, destination):
-            service = _service(intent, service_name)
-            return _with(intent, service_name, _add_destination(service, destination))
-        case DeleteDestination(service_name, name):
-            service = _service(intent, service_name)
-            return _with(intent, service_name, _delete_destination(service, name))
+        case EndDrain(name, destination_name):
+            return _end_drain(intent, name, destination_name)
+        case SetGlobals():
+            return _set_globals(intent, command)
+        case Pause():
+            return intent
+        case _:
+            name = command.name if isinstance(command, DeleteService) else command.service
+            return _with(intent, name, _within(service_named(intent, name), command))
 
 
-def service_of(command: Command) -> str:
-    """The name of the one service that a command touches."""
+def _within(service: Service, command: _WithinService) -> Service:
+    """The service after a command that changes what is in it."""
     match command:
-        case AddService(service):
+        case DeleteService(_, drain_s):
+            return _drained(service, drain_s)
+        case AddDestination(_, destination):
+            return _add_destination(service, destination)
+        case UpdateDestination(_, destination, revision):
+            return _update_destination(service, destination, revision)
+        case DeleteDestination(_, name, drain_s):
+            return _delete_destination(service, name, drain_s)
+        case CancelDrain(_, drained):
+            return _cancel_drain(service, drained)
+
+
+def service_of(command: Command) -> str | None:
+    """The name of the one service that a command touches, None for those that touch no service."""
+    match command:
+        case AddService(service) | UpdateService(service):
             return service.name
-        case DeleteService(name):
+        case DeleteService(name) | Release(name) | Adopt(name):
             return name
-        case AddDestination(service_name, _) | DeleteDestination(service_name, _):
-            return service_name
+        case AddDestination(name) | UpdateDestination(name) | DeleteDestination(name) | CancelDrain(name) | EndDrain(name):
+            return name
+        case SetGlobals() | Pause():
+            return None
 
 
 def cannot_forward(key: ServiceKey, destination: Destination) -> str:
@@ -61,41 +92,146 @@ def cannot_forward(key: ServiceKey, destination: Destination) -> str:
     a tunnel can carry one address family inside the other.
     """
     method = destination.method
-    if method is not ForwardingMethod.NAT and key.mark is None and destination.port != key.port:
+    if method is not ForwardingMethod.NAT and key.port and destination.port != key.port:
         return f"method {method} cannot change the port: use port {key.port}, or method nat"
-    if method is not ForwardingMethod.TUNNEL and (":" in destination.address) != (":" in (key.address or "")):
-        return f"{destination.address} and the VIP {key.address} are of different families: only method tunnel can join them"
+    if method is not ForwardingMethod.TUNNEL and (":" in destination.address) != (key.family is pyipvs.Family.INET6):
+        where = f"the VIP {key.address}" if key.address else str(key)
+        return f"{destination.address} and {where} are of different families: only method tunnel can join them"
     return ""
 
 
-def _add_service(intent: Intent, service: Service) -> Intent:
+def kernel_service(service: Service) -> pyipvs.Service:
+    """The service as the kernel should have it.
+
+    Schedulers sh and mh get their fallback flag: without it a client whose destination drains is refused
+    (kubernetes#139497). Raises ValueError, which `checked` makes Invalid.
+    """
+    flags = service.flags
+    if service.scheduler in ("sh", "mh"):
+        flags |= ServiceFlags.SH_FALLBACK
+    return pyipvs.Service(
+        service.key, service.scheduler, flags, service.persistence_s, service.netmask, service.persistence_engine
+    )
+
+
+def kernel_destination(destination: Destination, weight: int | None = None) -> pyipvs.Destination:
+    """The destination as the kernel should have it, with this weight instead of its own. Raises ValueError."""
+    return pyipvs.Destination(
+        destination.address,
+        destination.port,
+        destination.weight if weight is None else weight,
+        destination.method,
+        destination.upper_threshold,
+        destination.lower_threshold,
+        destination.tunnel,
+    )
+
+
+def _checked_service(service: Service) -> Service:
+    """Raises Invalid for what the kernel would refuse, or take and then drop traffic for."""
     checked_name(service.name)
     if service.scheduler not in SCHEDULERS:
         raise Invalid(f"scheduler {service.scheduler!r} is unknown; one of {' '.join(SCHEDULERS)}", "scheduler")
+    if ServiceFlags.ONE_PACKET in service.flags and service.key.protocol not in (Protocol.UDP, None):
+        raise Invalid("flag one_packet is for UDP: other protocols need a connection", "flags")
+    try:
+        kernel_service(service)
+    except ValueError as error:
+        raise Invalid(str(error), _blamed(str(error), ("persistence", "netmask", "scheduler", "port"), "flags")) from None
+    return service
+
+
+def _checked_destination(service: Service, destination: Destination) -> Destination:
+    checked_name(destination.name)
+    checked_weight(destination.weight)
+    if problem := cannot_forward(service.key, destination):
+        raise Invalid(problem, "port" if "port" in problem else "address")
+    try:
+        kernel_destination(destination)
+    except ValueError as error:
+        raise Invalid(str(error), _blamed(str(error), ("tunnel", "threshold", "address", "port"), "address")) from None
+    return destination
+
+
+def _blamed(sentence: str, fields: Iterable[str], otherwise: str) -> str:
+    """The field that a sentence of pyipvs speaks of."""
+    return next((field for field in fields if field in sentence), otherwise)
+
+
+def _add_service(intent: Intent, service: Service) -> Intent:
+    _checked_service(service)
     existing = intent.services.get(service.name)
-    if existing is not None:
-        if _settings(existing) == _settings(service):
-            return intent
-        raise Conflict(f"service {service.name} exists as {existing.key} with other settings; delete it first")
-    for other in intent.services.values():
-        if other.key == service.key:
-            raise Conflict(f"{service.key} is service {other.name} already")
-    built = replace(service, destinations={})
+    if existing is not None and existing.drain_s is None:
+        if settings(existing) != settings(service):
+            raise Conflict(f"service {service.name} exists as {existing.key} with other settings; delete it first")
+        return intent
+    _check_key(intent, service)
+    built = replace(service, destinations=_draining_still(existing))
     for destination in service.destinations.values():
         built = _add_destination(built, destination)
     return _with(intent, service.name, built)
 
 
-def _settings(service: Service) -> tuple[ServiceKey, str, int]:
-    """What makes a repeated POST of a service the same service; destinations have their own requests."""
-    return (service.key, service.scheduler, service.persistence_s)
+def _draining_still(deleted: Service | None) -> dict[str, Destination]:
+    """A deleted service that is added again takes nothing back by itself: its destinations go on draining, until each is
+    added again, too."""
+    if deleted is None:
+        return {}
+    return {name: replace(one, drain_s=one.drain_s or deleted.drain_s) for name, one in deleted.destinations.items()}
+
+
+def _adopt(intent: Intent, key: ServiceKey, service: Service | None) -> Intent:
+    """As it stands in the kernel: nothing is checked that only a service of our own making must fulfil."""
+    if service is None:
+        raise NotFound(f"there is no service {key} in the kernel that is not ours")
+    checked_name(service.name)
+    if service.name in intent.services:
+        raise Conflict(f"service {service.name} exists as {intent.services[service.name].key}; adopt by another name")
+    _check_key(intent, service)
+    return _with(intent, service.name, service)
+
+
+def _update_service(intent: Intent, service: Service, revision: int | None) -> Intent:
+    existing = service_named(intent, service.name)
+    _check_revision(existing, revision)
+    had = {"destinations": existing.destinations, "excluded": existing.excluded, "drain_s": existing.drain_s}
+    kept = replace(service, revision=existing.revision, **had)  # type: ignore[arg-type]
+    if kept == existing:
+        return intent
+    _check_key(intent, _checked_service(kept))
+    for destination in kept.destinations.values():
+        if problem := cannot_forward(kept.key, destination):
+            raise Invalid(f"destination {destination.name}: {problem}", "address")
+    return _with(intent, service.name, kept)
+
+
+def _check_key(intent: Intent, service: Service) -> None:
+    for other in intent.services.values():
+        if other.key == service.key and other.name != service.name:
+            raise Conflict(f"{service.key} is service {other.name} already")
+
+
+def _check_revision(service: Service, revision: int | None) -> None:
+    if revision is not None and revision != service.revision:
+        raise Stale(f"service {service.name} was changed meanwhile: it is at revision {service.revision}, not {revision}")
+
+
+def settings(service: Service) -> Service:
+    """What makes a repeated request the same service; destinations have their own requests."""
+    return replace(service, destinations={}, excluded=frozenset(), drain_s=None, revision=0)
+
+
+def _drained(service: Service, drain_s: float | None) -> Service:
+    return replace(service, drain_s=_checked_drain(drain_s)) if service.drain_s != drain_s else service
+
+
+def _checked_drain(drain_s: float | None) -> float | None:
+    if drain_s is not None and not 0 < drain_s <= _DRAIN_LIMIT_S:
+        raise Invalid(f"drain_s {drain_s:g} must be above 0 and at most {_DRAIN_LIMIT_S:g}", "drain_s")
+    return drain_s
 
 
 def _add_destination(service: Service, destination: Destination) -> Service:
-    checked_name(destination.name)
-    checked_weight(destination.weight)
-    if problem := cannot_forward(service.key, destination):
-        raise Invalid(problem, "port" if "port" in problem else "address")
     existing = service.destinations.get(destination.name)
     if existing == destination:
         return service
@@ -103,6 +239,18 @@ def _add_destination(service: Service, destination: Destination) -> Service:
         raise Conflict(
             f"destination {destination.name} of service {service.name} is {existing.address}:{existing.port} already"
         )
+    return _put_destination(service, destination)
+
+
+def _update_destination(service: Service, destination: Destination, revision: int | None) -> Service:
+    _check_revision(service, revision)
+    if destination.name not in service.destinations:
+        raise NotFound(f"service {service.name} has no destination {destination.name!r} of an operator's")
+    return service if service.destinations[destination.name] == destination else _put_destination(service, destination)
+
+
+def _put_destination(service: Service, destination: Destination) -> Service:
+    _checked_destination(service, destination)
     for other in service.destinations.values():
         if other.key == destination.key and other.name != destination.name:
             raise Conflict(
@@ -112,18 +260,57 @@ def _add_destination(service: Service, destination: Destination) -> Service:
     return replace(service, destinations=destinations, excluded=service.excluded - {destination.name})
 
 
-def _delete_destination(service: Service, name: str) -> Service:
+def _delete_destination(service: Service, name: str, drain_s: float | None) -> Service:
     """Without an operator's destination of that name it can only be one that Serf brought: keep that out.
 
     Whether Serf brought one is the committer's to check; here the name alone is known.
     """
-    destinations = {key: value for key, value in service.destinations.items() if key != name}
-    if len(destinations) == len(service.destinations):
-        return replace(service, excluded=service.excluded | {name})
+    existing = service.destinations.get(name)
+    if existing is None:
+        return service if name in service.excluded else replace(service, excluded=service.excluded | {name})
+    destinations = dict(service.destinations)
+    if drain_s is None:
+        del destinations[name]
+    else:
+        destinations[name] = replace(existing, drain_s=_checked_drain(drain_s))
     return replace(service, destinations=destinations)
 
 
-def _service(intent: Intent, name: str) -> Service:
+def _cancel_drain(service: Service, name: str | None) -> Service:
+    if name is None:
+        return _drained(service, None)
+    existing = service.destinations.get(name)
+    if existing is None:
+        if name not in service.excluded:
+            raise NotFound(f"service {service.name} drains no destination {name!r}")
+        return replace(service, excluded=service.excluded - {name})
+    if existing.drain_s is None:
+        return service
+    return replace(service, destinations={**service.destinations, name: replace(existing, drain_s=None)})
+
+
+def _end_drain(intent: Intent, name: str, destination_name: str | None) -> Intent:
+    service = intent.services.get(name)
+    if service is None:
+        return intent
+    if destination_name is None:
+        return intent if service.drain_s is None else _with(intent, name, None)
+    existing = service.destinations.get(destination_name)
+    if existing is None or existing.drain_s is None:
+        return intent
+    return _with(intent, name, _delete_destination(service, destination_name, None))
+
+
+def _set_globals(intent: Intent, command: SetGlobals) -> Intent:
+    timeouts = intent.timeouts if command.timeouts is None else command.timeouts
+    ranges = intent.ranges if command.ranges is None else command.ranges
+    if (timeouts, ranges) == (intent.timeouts, intent.ranges):
+        return intent
+    return replace(intent, timeouts=timeouts, ranges=ranges)
+
+
+def service_named(intent: Intent, name: str) -> Service:
+    """The service. Raises NotFound."""
     try:
         return intent.services[name]
     except KeyError:
@@ -137,7 +324,7 @@ def _with(intent: Intent, name: str, service: Service | None) -> Intent:
     if service is None:
         del services[name]
     else:
-        services[name] = service
+        services[name] = replace(service, revision=intent.revision + 1)
     return replace(intent, services=services)
 
 

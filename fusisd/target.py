@@ -1,30 +1,23 @@
-"""What the kernel and the host should have, from everything we know: one pure function.
+"""What the kernel and the host should have, from everything we know: pure functions, one service at a time.
 
-For each destination of each service that is ours `judge` says which weight it should have (None: not in the kernel), in
-which state it is, why, and when to think again. The rules, in the order they are tried:
-
-    leaving     its node left, or its tags dropped the service: weight 0, out after LINGER_S (UDP: out at once)
-    no check    in, unless Serf calls the node failed
-    up          in; a node that Serf calls failed stays, flagged (absence of gossip is not evidence, an answer is)
-    unknown     as the kernel has it: our own restart moves no traffic, a new destination waits for its first pass
-    down        TCP and SCTP weight 0, out after LINGER_S; out at once when UDP or when Serf calls the node failed too
-
-UDP never lingers at weight 0: traffic refreshes the kernel's connection entry for ever (kubernetes#71514). When nothing
-of a service would serve, those that fail keep the weight they have in the kernel (the last good set), flagged.
+judge.py says of each destination alone which weight it should have. Here are the rules for all of a service together:
+backup destinations get weight only while no primary one would have any; when nothing would serve, those that fail keep the
+weight they have in the kernel (the last good set), flagged; a new destination by NAT waits for its masquerade rule.
 Does not: read a clock (`now_s` is handed in), or know how any of it is made so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import pyipvs
+from fusisd.judge import UNKNOWN, Candidate, Drain, DrainKey, Verdict, candidates, judge, masquerade
 from fusisd.membership import Nodes
 from fusisd.model import (
-    CheckState,
+    Announce,
     CheckTarget,
-    Destination,
     DestinationKey,
     Health,
     HostSeen,
@@ -32,57 +25,69 @@ from fusisd.model import (
     Intent,
     Masquerade,
     Node,
-    NodeStatus,
     Service,
+    Tier,
 )
-from fusisd.ports import KernelService, KernelTable
-from fusisd.state import cannot_forward
-from pyipvs import ForwardingMethod, Protocol, ServiceKey
-
-LINGER_S = 30.0  # established TCP connections get this long at weight 0 before their destination is deleted
-
-UNKNOWN = Health()
+from fusisd.ports import KernelDestination, KernelService, KernelTable
+from fusisd.state import kernel_service
+from pyipvs import ForwardingMethod, ServiceKey
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A destination that somebody asked for: an operator (`node` None) or a node's tags."""
+class Judged(NamedTuple):
+    """A candidate's verdict and the two things that it hangs on besides the time."""
 
-    destination: Destination
-    node: Node | None = None
-    check: CheckTarget | None = None
-    withdrawn_s: float | None = None
-    problem: str = ""
+    health: Health
+    present: KernelDestination | None
+    verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What should become of a candidate. `weight` None: not in the kernel. `wake_s`: when the answer may change."""
+class Basis(NamedTuple):
+    """What the verdicts of a service were made from; as long as the first three are the same, so are the candidates."""
 
-    candidate: Candidate
-    weight: int | None
-    state: str
-    reason: str = ""
-    wake_s: float | None = None
-
-    def as_kernel(self) -> pyipvs.Destination:
-        """The destination to have in the kernel; only for a verdict with a weight."""
-        wanted = self.candidate.destination
-        return pyipvs.Destination(wanted.address, wanted.port, weight=self.weight or 0, method=wanted.method)
+    service: Service
+    offers: tuple[Node, ...]
+    drains: Mapping[DrainKey, Drain]
+    judged: tuple[Judged, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TargetService:
-    """A service as it should be in the kernel, with the verdict on each of its candidates."""
+    """A service as it should be in the kernel, with the verdict on each of its candidates.
+
+    `over`: it drained and is to leave the kernel. `vip`: the address that must stand on the interface for it. `drain`: that
+    of the whole service. `basis`: what it was built from, to build the next from what changed alone.
+    """
 
     name: str
     service: pyipvs.Service
     verdicts: tuple[Verdict, ...]
     warning: str = ""
+    over: bool = False
+    vip: str | None = None
+    drain: Drain | None = None
+    basis: Basis | None = field(default=None, compare=False)
 
     def destinations(self) -> dict[DestinationKey, Verdict]:
         """The verdicts that put a destination into the kernel, by its key there."""
         return {v.candidate.destination.key: v for v in self.verdicts if v.weight is not None}
+
+    @property
+    def wake_s(self) -> float | None:
+        """When it must be thought of again though nothing happens."""
+        times = [verdict.wake_s for verdict in self.verdicts if verdict.wake_s is not None]
+        times += [self.drain.until_s] if self.drain is not None and not self.over else []
+        return min(times, default=None)
+
+    @property
+    def checks(self) -> frozenset[CheckTarget]:
+        """What must be probed for it."""
+        return frozenset(v.candidate.check for v in self.verdicts if v.candidate.check is not None and v.state != "drained")
+
+    @property
+    def masquerades(self) -> frozenset[Masquerade]:
+        """The rules that its destinations need."""
+        rows = (masquerade(self.service.key, v.candidate) for v in self.verdicts if v.state != "drained")
+        return frozenset(row for row in rows if row is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +98,11 @@ class Target:
     conflicts: frozenset[str] = frozenset()
     host: HostWanted = field(default_factory=HostWanted)
     checks: frozenset[CheckTarget] = frozenset()
-    wake_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All that a target is made from."""
+    """All that a target is made from. `offers` are the nodes that offer a service, by its name (`offered(nodes)`)."""
 
     intent: Intent = field(default_factory=Intent)
     nodes: Nodes = field(default_factory=dict)
@@ -106,50 +110,75 @@ class World:
     table: KernelTable = field(default_factory=dict)
     owned: frozenset[ServiceKey] = frozenset()
     host: HostSeen = field(default_factory=HostSeen)
+    drains: Mapping[DrainKey, Drain] = field(default_factory=dict)
+    offers: Mapping[str, tuple[Node, ...]] = field(default_factory=dict)
+
+
+def offered(nodes: Nodes) -> Mapping[str, tuple[Node, ...]]:
+    """The nodes that offer a service, by its name; each list in the order of their names."""
+    offers: dict[str, list[Node]] = {}
+    for node in sorted(nodes.values(), key=lambda node: node.name):
+        for service in node.offers:
+            offers.setdefault(service, []).append(node)
+    return {service: tuple(found) for service, found in offers.items()}
 
 
 def build(world: World, now_s: float) -> Target:
-    """What should be so, given the world."""
+    """What should be so, given the world; `targets.Targets` keeps the same up to date change by change."""
     services: dict[ServiceKey, TargetService] = {}
     conflicts = set()
     for service in world.intent.services.values():
         if service.key not in world.owned:
             conflicts.add(service.name)
             continue
-        services[service.key] = _build_service(service, world, now_s)
-    verdicts = [verdict for built in services.values() for verdict in built.verdicts]
-    return Target(
-        services=services,
-        conflicts=frozenset(conflicts),
-        host=_host(services),
-        checks=frozenset(v.candidate.check for v in verdicts if v.candidate.check is not None),
-        wake_s=min((v.wake_s for v in verdicts if v.wake_s is not None), default=None),
-    )
+        services[service.key] = build_service(service, world, now_s)
+    return Target(services, frozenset(conflicts), host_wanted(services, world), checks_wanted(services))
 
 
-def judge(
-    candidate: Candidate, protocol: Protocol | None, health: Health, present: int | None, now_s: float
-) -> Verdict:
-    """The verdict on one candidate alone; `present` is its weight in the kernel now, None when it is not there."""
-    if candidate.problem:
-        return Verdict(candidate, None, "refused", candidate.problem)
-    node = candidate.node
-    lingers = protocol is not Protocol.UDP and present is not None
-    if node is not None and (candidate.withdrawn_s is not None or node.status in (NodeStatus.LEAVING, NodeStatus.LEFT)):
-        since_s = node.since_s if candidate.withdrawn_s is None else candidate.withdrawn_s
-        reason = f"its node is {node.status.value}" if candidate.withdrawn_s is None else "its tags dropped the service"
-        return _linger(candidate, "leaving", reason, since_s, lingers, now_s)
-    weight = candidate.destination.weight
-    failed = node is not None and node.status is NodeStatus.FAILED
-    if candidate.check is None:
-        return Verdict(candidate, None, "failed", "Serf says failed") if failed else Verdict(candidate, weight, "up")
-    if health.state is CheckState.UP:
-        return Verdict(candidate, weight, "up", "Serf says failed, but its check passes" if failed else "")
-    if health.state is CheckState.UNKNOWN:
-        return Verdict(candidate, present, "checking", "waiting for its first check")
-    if failed:
-        return Verdict(candidate, None, "down", f"{health.reason}; Serf says failed too")
-    return _linger(candidate, "down", health.reason, health.since_s, lingers, now_s)
+def checks_wanted(services: Mapping[ServiceKey, TargetService]) -> frozenset[CheckTarget]:
+    """What all services together want probed."""
+    return frozenset(check for service in services.values() for check in service.checks)
+
+
+def host_wanted(services: Mapping[ServiceKey, TargetService], world: World) -> HostWanted:
+    """What all services together want of the host."""
+    vips = frozenset(service.vip for service in services.values() if service.vip is not None)
+    masquerades = frozenset(row for service in services.values() for row in service.masquerades)
+    return HostWanted(vips, masquerades, any(key not in world.owned for key in world.table))
+
+
+def build_service(service: Service, world: World, now_s: float, before: TargetService | None = None) -> TargetService:
+    """One service of ours as it should be; `before` is what it was, and spares judging anew what did not change."""
+    kernel = world.table.get(service.key)
+    basis = _judged(service, world, kernel, before.basis if before is not None else None, now_s)
+    verdicts = [row.verdict for row in basis.judged]
+    if any(verdict.candidate.destination.method is ForwardingMethod.NAT for verdict in verdicts):
+        verdicts = [_after_masquerade(verdict, service.key, kernel, world.host) for verdict in verdicts]
+    verdicts, warning = _last_good(_tiered(verdicts), kernel)
+    drain = world.drains.get((service.name, None))
+    over = _is_over(service, verdicts, drain, now_s)
+    vip = _vip(service, verdicts, over)
+    same = before is not None and before.basis is not None and before.basis.service is service
+    wanted = before.service if before is not None and same else kernel_service(service)
+    return TargetService(service.name, wanted, tuple(verdicts), warning, over, vip, drain, basis)
+
+
+def _judged(service: Service, world: World, kernel: KernelService | None, basis: Basis | None, now_s: float) -> Basis:
+    """Every candidate with its verdict."""
+    offers, there = world.offers.get(service.name, ()), {} if kernel is None else kernel.destinations
+
+    def judged(candidate: Candidate, before: Judged | None) -> Judged:
+        health = world.health.get(candidate.check, UNKNOWN) if candidate.check is not None else UNKNOWN
+        present = there.get(candidate.destination.key)
+        if before is not None and health is before.health and present is before.present and before.verdict.wake_s is None:
+            return before
+        return Judged(health, present, judge(candidate, service.key.protocol, health, present, now_s))
+
+    if basis is not None and basis.service is service and basis.offers is offers and basis.drains is world.drains:
+        rows = tuple(judged(row.verdict.candidate, row) for row in basis.judged)
+    else:
+        rows = tuple(judged(candidate, None) for candidate in candidates(service, offers, world.drains))
+    return Basis(service, offers, world.drains, rows)
 
 
 def _after_masquerade(verdict: Verdict, key: ServiceKey, kernel: KernelService | None, host: HostSeen) -> Verdict:
@@ -157,7 +186,7 @@ def _after_masquerade(verdict: Verdict, key: ServiceKey, kernel: KernelService |
 
     It does not wait when NAT cannot be set up at all: the servers may route back through us.
     """
-    row = _masquerade(key, verdict.candidate)
+    row = masquerade(key, verdict.candidate)
     if verdict.weight is None or row is None or _present(kernel, verdict.candidate) is not None:
         return verdict
     if row in host.masquerades or "nat" in host.failures:
@@ -165,89 +194,53 @@ def _after_masquerade(verdict: Verdict, key: ServiceKey, kernel: KernelService |
     return replace(verdict, weight=None, state="preparing", reason="waiting for its masquerade rule")
 
 
-def _linger(candidate: Candidate, state: str, reason: str, since_s: float, lingers: bool, now_s: float) -> Verdict:
-    """Weight 0 until LINGER_S after `since_s`, then out; at once when it may not linger. Never puts anything in."""
-    until_s = since_s + LINGER_S
-    if lingers and now_s < until_s:
-        return Verdict(candidate, 0, state, reason, wake_s=until_s)
-    return Verdict(candidate, None, state, reason)
+def _present(kernel: KernelService | None, candidate: Candidate) -> KernelDestination | None:
+    return None if kernel is None else kernel.destinations.get(candidate.destination.key)
 
 
-def _build_service(service: Service, world: World, now_s: float) -> TargetService:
-    kernel = world.table.get(service.key)
-    protocol = service.key.protocol
-    verdicts = []
-    for candidate in _candidates(service, world.nodes):
-        health = world.health.get(candidate.check, UNKNOWN) if candidate.check else UNKNOWN
-        verdict = judge(candidate, protocol, health, _present(kernel, candidate), now_s)
-        verdicts.append(_after_masquerade(verdict, service.key, kernel, world.host))
-    verdicts, warning = _last_good(verdicts, kernel)
-    wanted = pyipvs.Service(service.key, scheduler=service.scheduler, persistence_s=service.persistence_s)
-    return TargetService(service.name, wanted, tuple(verdicts), warning)
-
-
-def _candidates(service: Service, nodes: Nodes) -> Iterator[Candidate]:
-    """Operators' destinations first: where a node offers the same name or address, the operator's word counts."""
-    taken_names = set(service.destinations)
-    taken_keys = {destination.key: destination.name for destination in service.destinations.values()}
-    for destination in service.destinations.values():
-        yield Candidate(destination)
-    for node in sorted(nodes.values(), key=lambda node: node.name):
-        offer = node.offers.get(service.name)
-        if offer is None or node.name in service.excluded or node.name in taken_names:
-            continue
-        destination = Destination(node.name, node.address, offer.port, offer.weight, offer.method)
-        problem = cannot_forward(service.key, destination)
-        if destination.key in taken_keys:
-            problem = f"{node.address}:{offer.port} is destination {taken_keys[destination.key]} already"
-        else:
-            taken_keys[destination.key] = node.name
-        # A TCP connect says nothing about a UDP or SCTP port, so those have Serf's word only.
-        checked = offer.checked and service.key.protocol is Protocol.TCP
-        check = CheckTarget(node.address, offer.port) if checked and not problem else None
-        yield Candidate(destination, node, check, node.withdrawn.get(service.name), problem)
-
-
-def _present(kernel: KernelService | None, candidate: Candidate) -> int | None:
-    if kernel is None:
-        return None
-    seen = kernel.destinations.get(candidate.destination.key)
-    return None if seen is None else seen.destination.weight
+def _tiered(verdicts: list[Verdict]) -> list[Verdict]:
+    """Backup destinations get weight only while no primary one has any."""
+    if all(verdict.candidate.destination.tier is Tier.PRIMARY for verdict in verdicts):
+        return verdicts
+    primary_serves = any(v.weight for v in verdicts if v.candidate.destination.tier is Tier.PRIMARY)
+    return [
+        replace(v, weight=0, state="standby", reason="backup: a primary destination serves")
+        if primary_serves and v.state == "up" and v.candidate.destination.tier is Tier.BACKUP
+        else v
+        for v in verdicts
+    ]
 
 
 def _last_good(verdicts: list[Verdict], kernel: KernelService | None) -> tuple[list[Verdict], str]:
     """Fail open: when nothing would serve, whoever fails its check but still has weight in the kernel keeps it."""
-    if any(verdict.weight for verdict in verdicts):
-        return verdicts, ""
+    serving = [verdict for verdict in verdicts if verdict.weight]
+    if serving:
+        backup = all(verdict.candidate.destination.tier is Tier.BACKUP for verdict in serving)
+        return verdicts, "only backup destinations serve" if backup else ""
     kept = []
     for verdict in verdicts:
-        present = _present(kernel, verdict.candidate)
+        there = _present(kernel, verdict.candidate)
+        present = there.destination.weight if there is not None else 0
         if verdict.state in ("down", "failed") and present:
-            verdict = replace(
-                verdict, weight=present, reason=f"{verdict.reason}; kept: nothing else serves", wake_s=None
-            )
+            reason = f"{verdict.reason}; kept: nothing else serves"
+            verdict = replace(verdict, weight=present, reason=reason, wake_s=None)
         kept.append(verdict)
     if not any(verdict.weight for verdict in kept):
         return verdicts, "no destination can serve" if verdicts else ""
     return kept, "every check fails: the last good destinations are kept"
 
 
-def _host(services: Mapping[ServiceKey, TargetService]) -> HostWanted:
-    vips = {key.address for key in services if key.address is not None}
-    masquerades = {
-        row
-        for key, service in services.items()
-        for verdict in service.verdicts
-        if (row := _masquerade(key, verdict.candidate)) is not None
-    }
-    return HostWanted(frozenset(vips), frozenset(masquerades))
+def _is_over(service: Service, verdicts: Iterable[Verdict], drain: Drain | None, now_s: float) -> bool:
+    """Whether a service that drains has nothing left to wait for."""
+    if service.drain_s is None:
+        return False
+    return drain is None or now_s >= drain.until_s or all(verdict.weight is None for verdict in verdicts)
 
 
-def _masquerade(key: ServiceKey, candidate: Candidate) -> Masquerade | None:
-    """The rule that a destination needs, whether it serves already or not; None when it needs none."""
-    destination = candidate.destination
-    if candidate.problem or destination.method is not ForwardingMethod.NAT:
+def _vip(service: Service, verdicts: Iterable[Verdict], over: bool) -> str | None:
+    """The address that must stand on the interface; while anything drains its connections need it."""
+    if over or not service.vip_managed:
         return None
-    if key.protocol is None or key.address is None or key.port is None:
+    if service.announce is Announce.WHEN_USABLE and not any(v.weight or v.state == "draining" for v in verdicts):
         return None
-    return Masquerade(key.protocol, key.address, key.port, destination.address, destination.port)
+    return service.key.address

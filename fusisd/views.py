@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from fusisd.judge import Drain, Verdict
 from fusisd.membership import Nodes
-from fusisd.model import Node, Service
+from fusisd.model import CheckTarget, Health, Node, Service
 from fusisd.ports import DestinationView, KernelService, ServiceView, Snapshot
-from fusisd.target import Target, TargetService, Verdict, World
+from fusisd.target import Target, TargetService, World
 from pyipvs import ServiceKey
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,26 @@ class Counts:
     ops: int = 0
     op_errors: int = 0
     turn_errors: int = 0
+    drift: int = 0
+    """Services of ours that somebody else changed in the kernel, found and repaired."""
+    turns: int = 0
+    longest_turn_s: float = 0.0
     reactions_s: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+
+    def copy(self) -> Counts:
+        """As it is now."""
+        return replace(self, reactions_s=self.reactions_s.copy())
+
+    def turned(self, seconds: float) -> None:
+        """Note a turn of the loop."""
+        self.turns += 1
+        self.longest_turn_s = max(self.longest_turn_s, seconds)
+
+    def shown(self) -> dict[str, object]:
+        """The figures, for the status."""
+        figures = {"ops": self.ops, "op_errors": self.op_errors, "turn_errors": self.turn_errors, "drift": self.drift}
+        longest_ms = round(self.longest_turn_s * 1e3, 1)
+        return {**figures, "turns": self.turns, "longest_turn_ms": longest_ms, "reaction_ms": self.reaction_ms()}
 
     def reacted(self, seconds: float | None) -> None:
         """Note the time from a value observed to the kernel changed; None when no value caused the change."""
@@ -46,23 +66,68 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """All that a snapshot shows."""
+    """All that a snapshot shows; nothing in it is changed once it was handed over."""
 
     world: World
     target: Target
     refusals: Mapping[ServiceKey, str]
-    serf_problem: str
-    kernel_problem: str
+    problems: tuple[str, ...]
+    """What else is wrong, as whole sentences."""
     counts: Counts
     facts: Mapping[str, object]
+    counting_down: bool = False
+    """Something in it changes with the time alone (a drain's)."""
 
 
-def build(known: Known, generation: int, now_s: float) -> Snapshot:
-    """The snapshot of this moment."""
-    ours = [_own_service(service, known) for service in known.world.intent.services.values()]
-    named = {service.key for service in known.world.intent.services.values()} | known.world.owned
-    foreign = [_foreign_service(key, seen) for key, seen in known.world.table.items() if key not in named]
-    return Snapshot(generation, now_s, (*ours, *foreign), _status(known, now_s))
+class Views:
+    """Builds snapshots; remembers the view of each service that nothing has changed for."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._own: dict[str, tuple[tuple[object, ...], ServiceView]] = {}
+        self._foreign: dict[ServiceKey, tuple[KernelService, ServiceView]] = {}
+        self._parts: tuple[object, ...] = ()
+        self._refusals: Mapping[ServiceKey, str] = {}
+        self._views: tuple[ServiceView, ...] = ()
+
+    def snapshot(self, known: Known, generation: int, now_s: float) -> Snapshot:
+        """The snapshot of this moment."""
+        parts = _parts(known)
+        same = self._refusals == known.refusals and list(map(id, parts)) == list(map(id, self._parts))
+        if not same or known.counting_down:
+            self._parts, self._refusals, self._views = parts, known.refusals, self._all(known, now_s)
+        counts = known.counts.copy()
+        return Snapshot(
+            generation, now_s, self._views, known.world.intent, lambda: _status(known, counts, now_s)
+        )
+
+    def _all(self, known: Known, now_s: float) -> tuple[ServiceView, ...]:
+        intent, table = known.world.intent, known.world.table
+        own = {name: self._own_view(service, known, now_s) for name, service in intent.services.items()}
+        named = {service.key for service in intent.services.values()} | known.world.owned
+        foreign = {key: self._foreign_view(key, seen) for key, seen in table.items() if key not in named}
+        self._own, self._foreign = own, foreign
+        return (*(view for _, view in own.values()), *(view for _, view in foreign.values()))
+
+    def _own_view(self, service: Service, known: Known, now_s: float) -> tuple[tuple[object, ...], ServiceView]:
+        target, seen = known.target.services.get(service.key), known.world.table.get(service.key)
+        reason = _not_applied(service, target, known)
+        made_of = (service, target, seen, reason)
+        cached = self._own.get(service.name)
+        still = target is None or target.wake_s is None  # nothing in it that counts down
+        if cached is not None and still and all(old is new for old, new in zip(cached[0], made_of, strict=True)):
+            return cached
+        return made_of, _own_service(service, target, seen, reason, now_s)
+
+    def _foreign_view(self, key: ServiceKey, seen: KernelService) -> tuple[KernelService, ServiceView]:
+        cached = self._foreign.get(key)
+        return cached if cached is not None and cached[0] is seen else (seen, _foreign_service(key, seen))
+
+
+def _parts(known: Known) -> tuple[object, ...]:
+    """What the views of all services are made of; none of these is ever changed in place."""
+    world = known.world
+    return (world.intent.services, known.target.services, world.table, world.owned, world.host.failures)
 
 
 def log_node_changes(before: Nodes, after: Nodes) -> None:
@@ -75,34 +140,40 @@ def log_node_changes(before: Nodes, after: Nodes) -> None:
             log.warning("node %s: %s", name, "; ".join(node.problems))
 
 
-def _own_service(service: Service, known: Known) -> ServiceView:
-    target, seen = known.target.services.get(service.key), known.world.table.get(service.key)
-    reason = _not_applied(service, target, known)
+def log_health(check: CheckTarget, before: Health | None, after: Health) -> None:
+    """One line when a check says something else; another reason for the same is for the debug log."""
+    level = logging.INFO if before is None or before.state is not after.state else logging.DEBUG
+    log.log(level, "check %s:%d %s %s", check.address, check.port, after.state.value, after.reason)
+
+
+def _own_service(
+    service: Service, target: TargetService | None, seen: KernelService | None, reason: str, now_s: float
+) -> ServiceView:
     verdicts = target.verdicts if target is not None else ()
-    destinations = tuple(_destination(verdict, seen) for verdict in verdicts)
-    if not reason and target is not None and target.warning:
-        reason = target.warning
+    shown = [verdict for verdict in verdicts if verdict.state != "drained"]
     return ServiceView(
         service.name,
         service.key,
         service.scheduler,
         service.persistence_s,
         foreign=False,
-        applied=seen is not None and target is not None and not _not_applied(service, target, known),
-        reason=reason,
-        destinations=destinations,
+        applied=seen is not None and target is not None and not reason,
+        reason=reason or (target.warning if target is not None else ""),
+        destinations=tuple(_destination(verdict, seen, now_s) for verdict in shown),
+        service=service,
+        kernel=seen.service if seen is not None else None,
     )
 
 
 def _not_applied(service: Service, target: TargetService | None, known: Known) -> str:
     if target is None:
-        return f"{service.key} exists in the kernel and is not ours: delete it there, or delete this service"
+        return f"{service.key} exists in the kernel and is not ours: adopt it, delete it there, or delete this service"
     if refusal := known.refusals.get(service.key):
         return refusal
     return known.world.host.failures.get(f"vip {service.key.address}", "")
 
 
-def _destination(verdict: Verdict, seen: KernelService | None) -> DestinationView:
+def _destination(verdict: Verdict, seen: KernelService | None, now_s: float) -> DestinationView:
     candidate = verdict.candidate
     wanted = candidate.destination
     there = seen.destinations.get(wanted.key) if seen is not None else None
@@ -118,6 +189,7 @@ def _destination(verdict: Verdict, seen: KernelService | None) -> DestinationVie
         applied=there is not None,
         active=there.active if there is not None else 0,
         inactive=there.inactive if there is not None else 0,
+        drain_left_s=None if candidate.drain is None else max(0.0, candidate.drain.until_s - now_s),
     )
 
 
@@ -139,31 +211,35 @@ def _foreign_service(key: ServiceKey, seen: KernelService) -> ServiceView:
         for there in seen.destinations.values()
     )
     service = seen.service
-    return ServiceView("", key, service.scheduler, service.persistence_s, True, True, "", destinations)
+    return ServiceView(
+        "", key, service.scheduler, service.persistence_s, True, True, "", destinations, kernel=service
+    )
 
 
-def _status(known: Known, now_s: float) -> dict[str, object]:
-    problems = [f"{key}: {text}" for key, text in known.world.host.failures.items()]
+def _status(known: Known, counts: Counts, now_s: float) -> dict[str, object]:
+    world = known.world
+    problems = [f"{key}: {text}" for key, text in world.host.failures.items()]
     problems += [f"{key}: {text}" for key, text in known.refusals.items()]
     problems += [f"service {t.name}: {t.warning}" for t in known.target.services.values() if t.warning]
     problems += [f"service {name}: its key exists in the kernel and is not ours" for name in known.target.conflicts]
-    problems += [f"serf: {known.serf_problem}"] if known.serf_problem else []
-    problems += [f"kernel: {known.kernel_problem}"] if known.kernel_problem else []
-    problems += [f"node {node.name}: {text}" for node in known.world.nodes.values() for text in node.problems]
+    problems += known.problems
+    problems += [f"node {node.name}: {text}" for node in world.nodes.values() for text in node.problems]
     return {
         **known.facts,
         "ok": not problems,
         "problems": problems,
-        "serf_connected": not known.serf_problem,
-        "nodes": [_node(node, now_s) for node in known.world.nodes.values()],
-        "vips": sorted(known.world.host.vips),
-        "external_vips": sorted(known.world.host.external),
-        "revision": known.world.intent.revision,
-        "ops": known.counts.ops,
-        "op_errors": known.counts.op_errors,
-        "turn_errors": known.counts.turn_errors,
-        "reaction_ms": known.counts.reaction_ms(),
+        "warnings": list(world.host.warnings),
+        "nodes": [_node(node, now_s) for node in world.nodes.values()],
+        "vips": sorted(world.host.vips),
+        "external_vips": sorted(world.host.external),
+        "revision": world.intent.revision,
+        "drains": [_drain(service, name, drain, now_s) for (service, name), drain in world.drains.items()],
+        **counts.shown(),
     }
+
+
+def _drain(service: str, name: str | None, drain: Drain, now_s: float) -> dict[str, object]:
+    return {"service": service, "destination": name, "left_s": round(max(0.0, drain.until_s - now_s), 1)}
 
 
 def _node(node: Node, now_s: float) -> dict[str, object]:

@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from pyipvs.errors import DecodeError, IPVSError, ModuleMissing, PermissionDenied
-from pyipvs.model import Protocol
+from pyipvs.model import Protocol, ServiceKey
 
 CONNECTIONS = Path("/proc/thread-self/net/ip_vs_conn")
 SYNCED_CONNECTIONS = Path("/proc/thread-self/net/ip_vs_conn_sync")
@@ -46,6 +47,7 @@ _AUTOMATIC = frozenset({"drop_entry", "drop_packet", "secure_tcp"})
 _CPU_LISTS = frozenset({"est_cpulist"})  # text even when it is one number; the kernel writes `0,1` back as `0-1`
 
 _PIECE = 1 << 16  # the kernel gives about a page per read whatever is asked (seq_file.c)
+_SERVICE = re.compile(rb"^(TCP|UDP|SCTP|FWM)  *(\S+) [^\n]*\n(?:  ->[^\n]*\n?)*", re.MULTILINE)
 _COUNTS = re.compile(rb"^(  -> \S+ +\S+ +\S+)[^\n]*", re.MULTILINE)  # address:port, method and weight are kept
 
 
@@ -199,6 +201,15 @@ class TableProbe:
         text = _COUNTS.sub(rb"\1", self._read())
         return hashlib.blake2b(text, digest_size=16).digest()
 
+    def services(self) -> dict[ServiceKey, bytes]:
+        """A fingerprint (16 bytes) for each service and its destinations, as `digest` is of the whole: which changed.
+
+        Raises what `digest` raises, and DecodeError for a table that is not as Linux writes it.
+        """
+        text = _COUNTS.sub(rb"\1", self._read())
+        every = _SERVICE.finditer(text)
+        return {_key_of(one[1], one[2]): hashlib.blake2b(one[0], digest_size=16).digest() for one in every}
+
     def _read(self) -> bytes:
         descriptor = self._file.fileno()
         pieces: list[bytes] = []
@@ -210,6 +221,19 @@ class TableProbe:
         except OSError as error:
             raise _refused("read", self._path, error) from None
         return b"".join(pieces)
+
+
+@lru_cache(maxsize=65536)
+def _key_of(protocol: bytes, where: bytes) -> ServiceKey:
+    """The service of a table's line; its address as ip_vs_info_seq_show in ip_vs_ctl.c writes it."""
+    try:
+        if protocol == b"FWM":
+            return ServiceKey.fwmark(int(where, 16))
+        address, _, port = where.rpartition(b":")
+        text = address[1:-1].decode() if address[:1] == b"[" else str(ip_address(int(address, 16)))
+        return ServiceKey(Protocol.of(protocol.decode()), text, int(port, 16))
+    except ValueError as error:
+        raise DecodeError(f"{protocol!r} {where!r} is no service: {error}") from None
 
 
 def _refused(operation: str, what: object, error: OSError) -> IPVSError:

@@ -1,9 +1,9 @@
-"""Probes everything that is wanted, and reports when a target's state changes.
+"""Probes everything that is wanted, and reports when what a target's check says changes.
 
-One task per target, however many services share it; a new target is probed at once, then at its interval, faster while
-the last result disagrees with the state (a death is known within about fall times that). `judged` is the whole logic of
-rise and fall and is pure. A probe that this machine could not make (out of descriptors) says nothing about the server.
-Does not: change IPVS, or know services.
+One probe per target, however many services share it: at once when it is new, then at its interval, faster while few more
+results decide (states.py). Idle targets cost a timer; a task lives as long as its probe. A probe that this machine could
+not make (out of descriptors, a loop that was late) says nothing about the server.
+Does not: change IPVS, know services, or decide (states.py does).
 """
 
 from __future__ import annotations
@@ -12,108 +12,171 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 
-from fusisd.model import CheckSettings, CheckState, CheckTarget, Health
+from fusisd.health.lanes import Lane
+from fusisd.health.states import Record, could_not_ask, judged, pause_s
+from fusisd.health.stretch import Load
+from fusisd.model import CheckKind, CheckTarget, Health
 
 log = logging.getLogger(__name__)
 
 PROBES_IN_FLIGHT = 512  # file descriptors in use at a time; more wait their turn
+SCRIPTS_IN_FLIGHT = 16  # processes at a time, besides
+
+MEASURED_EVERY_S = 1.0
 
 Probe = Callable[[CheckTarget, float], Awaitable[str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What a target's probes have said: its health, and the last result with how often in a row it came."""
+class _Watched:
+    """One target while it is wanted."""
 
-    health: Health = Health()
-    passing: bool | None = None
-    streak: int = 0
+    __slots__ = ("target", "record", "due_s", "timer", "task", "wanted")
 
-
-def judged(record: Record, reason: str, settings: CheckSettings, now_s: float) -> Record:
-    """The record after one more result; `reason` "" is a pass."""
-    passing = not reason
-    streak = record.streak + 1 if record.passing is passing else 1
-    state, needed = (CheckState.UP, settings.rise) if passing else (CheckState.DOWN, settings.fall)
-    record = replace(record, passing=passing, streak=streak)
-    if streak >= needed and record.health.state is not state:
-        return replace(record, health=Health(state, now_s, reason))
-    return record
-
-
-def pause_s(record: Record, settings: CheckSettings) -> float:
-    """Until the next probe: short while the last result and the state disagree."""
-    agreed = {True: CheckState.UP, False: CheckState.DOWN, None: None}[record.passing]
-    return settings.interval_s if record.health.state is agreed else settings.fast_interval_s
+    def __init__(self, target: CheckTarget, now_s: float) -> None:
+        self.target, self.due_s = target, now_s
+        self.record = Record()
+        self.timer: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.wanted = True
 
 
 class Monitor:
     """Fulfils ports.ChecksPort; lives on the event loop."""
 
-    def __init__(
-        self,
-        probe: Probe,
-        on_changed: Callable[[CheckTarget, Health], None],
-        clock: Callable[[], float],
-        settings: CheckSettings | None = None,
-    ) -> None:
+    def __init__(self, probe: Probe, on_changed: Callable[[CheckTarget, Health], None], clock: Callable[[], float]) -> None:
         """`probe(target, timeout_s)` gives "" or the reason of failure, and raises OSError when it could not be made.
 
-        `clock` is monotonic seconds; `on_changed` hears the first decision on a target and each change, on the loop.
+        `clock` is monotonic seconds; `on_changed` hears the first decision on a target and each change of what is to be
+        said of it, on the loop.
         """
         self._probe, self._on_changed, self._clock = probe, on_changed, clock
-        self._settings = settings or CheckSettings()
-        self._tasks: dict[CheckTarget, asyncio.Task[None]] = {}
-        self._ending: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(PROBES_IN_FLIGHT)
+        self._wanted: frozenset[CheckTarget] = frozenset()
+        self._watched: dict[CheckTarget, _Watched] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._scripts = Lane(SCRIPTS_IN_FLIGHT, self._begin)
+        self._others = Lane(PROBES_IN_FLIGHT, self._begin)
+        self._load = Load()
+        self._measuring: asyncio.TimerHandle | None = None
+        self._measured_s = 0.0
+        self._unable: set[CheckTarget] = set()
         self.errors = 0
+
+    @property
+    def stretch(self) -> float:
+        """How many times longer than asked the intervals are now; 1.0 when the loop carries all probes."""
+        return self._load.stretch
+
+    @property
+    def per_second(self) -> float:
+        """Probes that ended in the last full second."""
+        return self._load.per_second
 
     def want(self, targets: frozenset[CheckTarget]) -> None:
         """See ports.ChecksPort."""
-        for target in self._tasks.keys() - targets:
-            self._end(self._tasks.pop(target))
-        for target in targets - self._tasks.keys():
-            self._tasks[target] = asyncio.get_running_loop().create_task(self._watch(target))
+        before, self._wanted = self._wanted, targets
+        for target in before - targets:
+            self._drop(target)
+        for target in targets - before:
+            if target.spec.kind is not CheckKind.NONE:
+                self._watched[target] = watched = _Watched(target, self._clock())
+                self._lane(watched).join(watched)
+        if self._watched and self._measuring is None:
+            self._measured_s = self._clock()
+            self._measuring = asyncio.get_running_loop().call_later(MEASURED_EVERY_S, self._measure)
 
     async def close(self) -> None:
         """End all probes; when this returns none is left."""
-        for target in list(self._tasks):
-            self._end(self._tasks.pop(target))
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        self.want(frozenset())
+        if self._measuring is not None:
+            self._measuring.cancel()
+            self._measuring = None
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _end(self, task: asyncio.Task[None]) -> None:
-        task.cancel()
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+    def _drop(self, target: CheckTarget) -> None:
+        watched = self._watched.pop(target, None)
+        if watched is None:  # of kind NONE
+            return
+        watched.wanted = False
+        self._unable.discard(target)
+        if watched.timer is not None:
+            watched.timer.cancel()
+        if watched.task is not None:
+            watched.task.cancel()
 
-    async def _watch(self, target: CheckTarget) -> None:
-        record, able = Record(), True
-        spread = random.random()  # the second probe comes anywhere in the interval, or all that are new stay in step
-        while True:
-            began_s = self._clock()
-            result = await self._result(target)
-            if isinstance(result, str):
-                before, record = record, judged(record, result, self._settings, self._clock())
-                if record.health is not before.health:
-                    self._on_changed(target, record.health)
-            elif able:
-                log.warning("cannot probe %s:%d: %s; its state stays as it is", target.address, target.port, result)
-            able = isinstance(result, str)
-            # From start to start, so that a slow answer does not stretch the interval.
-            wait_s = pause_s(record, self._settings) * spread - (self._clock() - began_s)
-            spread = random.uniform(0.95, 1.05)
-            await asyncio.sleep(max(0.01, wait_s))
+    def _lane(self, watched: _Watched) -> Lane[_Watched]:
+        return self._scripts if watched.target.spec.kind is CheckKind.SCRIPT else self._others
+
+    def _begin(self, watched: _Watched) -> bool:
+        """The lane has a slot for it: begin, unless it is wanted no more."""
+        if not watched.wanted:
+            return False
+        if watched.timer is not None:  # the first probe of many that are new together is never due anew
+            self._load.began(self._clock() - watched.due_s)
+        watched.task = asyncio.get_running_loop().create_task(self._ask(watched))
+        self._tasks.add(watched.task)
+        watched.task.add_done_callback(self._tasks.discard)
+        watched.task.add_done_callback(lambda _: self._lane(watched).leave())
+        return True
+
+    async def _ask(self, watched: _Watched) -> None:
+        target = watched.target
+        began_s = self._clock()
+        result = await self._result(target)
+        self._load.done()
+        watched.task = None
+        before, now_s = watched.record.health, self._clock()
+        if isinstance(result, str):
+            watched.record = judged(watched.record, result, target.spec.timing, now_s)
+        else:
+            watched.record = could_not_ask(watched.record, str(result.strerror or result))
+        self._note(target, None if isinstance(result, str) else result)
+        if watched.record.health != before:
+            self._on_changed(target, watched.record.health)
+        if watched.wanted:  # on_changed may have ended in `want`
+            self._again(watched, began_s, now_s)
+
+    def _again(self, watched: _Watched, began_s: float, now_s: float) -> None:
+        """The next probe: from start to start, so that a slow answer does not stretch the interval."""
+        # The second probe comes anywhere in the interval, or all that are new stay in step. Never later than asked: a
+        # silent death is known within interval + fall x timeout.
+        spread = random.random() if watched.timer is None else random.uniform(0.9, 0.98)
+        wait_s = pause_s(watched.record, watched.target.spec.timing) * spread * self._load.stretch
+        watched.due_s = max(began_s + wait_s, now_s)
+        lane = self._lane(watched)
+        watched.timer = asyncio.get_running_loop().call_later(watched.due_s - now_s, lane.join, watched)
 
     async def _result(self, target: CheckTarget) -> str | OSError:
         """The probe's word, or why this machine could not ask."""
-        async with self._slots:
-            try:
-                return await self._probe(target, self._settings.timeout_s)
-            except OSError as error:
-                return error
-            except Exception:  # edge 2 of 3: a defect in a probe is a failed probe, not the end of checking
-                self.errors += 1
-                log.exception("probe of %s:%d failed unexpectedly", target.address, target.port)
-                return "the probe itself failed; see the log"
+        try:
+            return await self._probe(target, target.spec.timing.timeout_s)
+        except OSError as error:
+            return error
+        except Exception:  # edge 2 of 3: a defect in a probe is a failed probe, not the end of checking
+            self.errors += 1
+            log.exception("probe of %s:%d failed unexpectedly", target.address, target.port)
+            return "the probe itself failed; see the log"
+
+    def _note(self, target: CheckTarget, error: OSError | None) -> None:
+        """Log when this machine begins to be unable to ask, and when it can again: not each of a thousand targets."""
+        were = bool(self._unable)
+        if error is not None:
+            self._unable.add(target)
+            if not were:
+                where = f"{target.address}:{target.port}"
+                log.warning("cannot probe %s: %s; its state stays as it is, and so for others", where, error)
+        elif were:
+            self._unable.discard(target)
+            if not self._unable:
+                log.info("every target can be probed again")
+
+    def _measure(self) -> None:
+        """Once a second: were the probes in time?"""
+        now_s, before = self._clock(), self._load.stretch
+        self._load.turn(now_s - self._measured_s, self._scripts.waiting + self._others.waiting)
+        self._measured_s = now_s
+        if before == 1.0 < self._load.stretch:
+            log.warning("more probes are due than can be made (%.0f a second): intervals stretch", self._load.per_second)
+        elif before > 1.0 == self._load.stretch:
+            log.info("all probes are made in time again")
+        self._measuring = asyncio.get_running_loop().call_later(MEASURED_EVERY_S, self._measure)

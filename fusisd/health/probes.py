@@ -1,41 +1,49 @@
-"""One probe: does a TCP connect succeed in time? Says in words why not.
+"""One probe of a target: asks as its check says, within its time, and says in words why not.
 
 Does not: count, repeat, or decide.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import os
-import socket
-import struct
+from collections.abc import Awaitable, Callable
 
-from fusisd.model import CheckTarget
+from fusisd.health import dns, http, script, tcp, udp
+from fusisd.health.asking import DIRECT, Failed, Way, deadline, ours, words
+from fusisd.model import CheckKind, CheckTarget
 
-# socket(7): close sends a reset, so that no probe stays 60 s in TIME_WAIT on the balancer (499 after 500 probes without it)
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_ASK: dict[CheckKind, Callable[[CheckTarget, Way], Awaitable[None]]] = {
+    CheckKind.TCP: tcp.ask,
+    CheckKind.HTTP: http.ask,
+    CheckKind.HTTPS: http.ask,
+    CheckKind.UDP: udp.ask,
+    CheckKind.DNS: dns.ask,
+    CheckKind.SCRIPT: script.ask,
+}
 
-# Our own want, not the server's: out of descriptors, memory or local ports.
-_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 
+async def probe(target: CheckTarget, timeout_s: float, way: Way = DIRECT) -> str:
+    """ "" when the target passed, else the reason. Raises OSError when this machine could not even ask.
 
-async def tcp_probe(target: CheckTarget, timeout_s: float) -> str:
-    """ "" when the connection was made, else the reason. Raises OSError when this machine could not even ask."""
+    `way` is for those that go through a socket (scripts go their own). A target of kind NONE is not to be probed.
+    """
     try:
-        with socket.socket(socket.AF_INET6 if ":" in target.address else socket.AF_INET) as sock:
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            async with asyncio.timeout(timeout_s):
-                await asyncio.get_running_loop().sock_connect(sock, (target.address, target.port))
-    except TimeoutError:
-        return f"no answer within {timeout_s:g} s"
+        async with deadline(timeout_s):
+            await _ASK[target.spec.kind](target, way)
+    except Failed as failed:
+        return str(failed)
     except OSError as error:
-        if error.errno in _OURS:
-            raise
-        return "connection refused" if error.errno == errno.ECONNREFUSED else _words(error)
+        return _reason(target, timeout_s, error)
     return ""
 
 
-def _words(error: OSError) -> str:
-    return os.strerror(error.errno).lower() if error.errno else str(error)
+def _reason(target: CheckTarget, timeout_s: float, error: OSError) -> str:
+    """What an error says of the server; raises it again when it says nothing."""
+    silent = isinstance(error, TimeoutError)
+    if ours(error) or (target.spec.kind is CheckKind.SCRIPT and not silent):
+        raise error
+    if silent and target.spec.kind is CheckKind.UDP and not target.spec.expect:
+        return ""
+    if silent:
+        return f"no answer within {timeout_s:g} s"
+    return "connection refused" if error.errno == errno.ECONNREFUSED else words(error)

@@ -1,65 +1,93 @@
 """Telling the neighbours that a VIP is here now: gratuitous ARP (RFC 5227) and unsolicited advertisement (RFC 4861 4.4).
 
 Without it a neighbour goes on sending to the VIP's previous owner: not recovered in 10 s, against 19 ms with it
-(measured 2026-11). A frame can be lost, so host.py repeats it.
-Does not: schedule, or know which VIPs are ours.
+(measured 2026-11). A frame can be lost, so each is said four times; a VIP that goes is announced no more.
+Does not: know which VIPs are ours (vips.py does).
 """
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import logging
 import socket
-import struct
-from pathlib import Path
+from collections.abc import Callable
 
 from fusisd.errors import FusisError
+from fusisd.kernel.ethernet import (
+    ALL_NODES,
+    arp_socket,
+    gratuitous_arp,
+    hardware_address,
+    icmp6_socket,
+    unsolicited_advertisement,
+)
 
-ETH_P_ARP = 0x0806  # <linux/if_ether.h>
-_BROADCAST = b"\xff" * 6
-_ALL_NODES = "ff02::1"
-_NA, _OVERRIDE, _TARGET_LINK_LAYER = 136, 0x20000000, 2  # RFC 4861
+log = logging.getLogger(__name__)
+
+PAUSES_S = (1.0, 1.0, 3.0)  # after the first, at once: so at 0, 1, 2 and 5 s
 
 
 class AnnounceError(FusisError):
     """An announcement could not be sent; `str()` is one sentence."""
 
 
-def gratuitous_arp(mac: bytes, vip: str) -> bytes:
-    """The Ethernet frame of an ARP request of the VIP for itself."""
-    address = socket.inet_pton(socket.AF_INET, vip)
-    request = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + mac + address + bytes(6) + address
-    return _BROADCAST + mac + struct.pack("!H", ETH_P_ARP) + request
-
-
-def unsolicited_advertisement(mac: bytes, vip: str) -> bytes:
-    """The ICMPv6 message, its checksum left to the kernel."""
-    head = struct.pack("!BBHI", _NA, 0, 0, _OVERRIDE)
-    return head + socket.inet_pton(socket.AF_INET6, vip) + struct.pack("!BB", _TARGET_LINK_LAYER, 1) + mac
-
-
 def announce(iface: str, vip: str) -> None:
     """Send one announcement out of the interface; needs CAP_NET_RAW. Raises AnnounceError."""
     try:
-        mac = bytes.fromhex(Path("/sys/class/net", iface, "address").read_text().strip().replace(":", ""))
-        if len(mac) != 6 or not any(mac):
-            return  # a device without Ethernet addresses (lo, a tunnel) has no neighbours to tell
+        mac = hardware_address(iface)
+        if mac is None:
+            return  # no neighbours to tell
         if ":" in vip:
             _send_advertisement(iface, mac, vip)
         else:
-            _send_arp(iface, mac, vip)
+            with arp_socket(iface) as sock:
+                sock.send(gratuitous_arp(mac, vip))
     except OSError as error:
         raise AnnounceError(f"cannot announce {vip} on {iface}: {error} (needs CAP_NET_RAW)") from None
 
 
-def _send_arp(iface: str, mac: bytes, vip: str) -> None:
-    with contextlib.closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW)) as sock:
-        sock.bind((iface, ETH_P_ARP))
-        sock.send(gratuitous_arp(mac, vip))
-
-
 def _send_advertisement(iface: str, mac: bytes, vip: str) -> None:
     index = socket.if_nametoindex(iface)
-    with contextlib.closing(socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)) as sock:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)  # receivers drop any other hop limit
+    with icmp6_socket(iface) as sock:
         sock.bind((vip, 0, 0, index))
-        sock.sendto(unsolicited_advertisement(mac, vip), (_ALL_NODES, 0, 0, index))
+        sock.sendto(unsolicited_advertisement(mac, vip), (ALL_NODES, 0, 0, index))
+
+
+class Announcer:
+    """Says each VIP's announcements at their times; lives on the event loop, one pending handle for each VIP."""
+
+    def __init__(self, send: Callable[[str], None]) -> None:
+        """`send(vip)` sends one and may raise AnnounceError; a raw send does not block."""
+        self._send = send
+        self._pending: dict[str, asyncio.TimerHandle] = {}
+
+    @property
+    def pending(self) -> frozenset[str]:
+        """VIPs with announcements to come."""
+        return frozenset(self._pending)
+
+    def begin(self, vip: str) -> None:
+        """Announce it now and repeat; from the start when it was being repeated."""
+        self.drop(vip)
+        self._say(vip, PAUSES_S)
+
+    def drop(self, vip: str) -> None:
+        """No announcement of it any more."""
+        handle = self._pending.pop(vip, None)
+        if handle is not None:
+            handle.cancel()
+
+    def close(self) -> None:
+        """No announcement of anything any more."""
+        for vip in tuple(self._pending):
+            self.drop(vip)
+
+    def _say(self, vip: str, pauses_s: tuple[float, ...]) -> None:
+        self._pending.pop(vip, None)
+        try:
+            self._send(vip)
+        except AnnounceError as error:
+            log.warning("%s", error)
+        if pauses_s:
+            loop = asyncio.get_running_loop()
+            self._pending[vip] = loop.call_later(pauses_s[0], self._say, vip, pauses_s[1:])

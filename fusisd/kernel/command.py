@@ -6,6 +6,8 @@ Does not: keep a shell, or run anything without a limit.
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fusisd.errors import FusisError
 
@@ -16,15 +18,35 @@ class CommandError(FusisError):
     """A command failed, is missing, or took too long; `str()` is one sentence."""
 
 
-def run(argv: list[str], stdin: str = "") -> str:
-    """What the command printed. Raises CommandError."""
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A command that came to its end, well or not."""
+
+    argv: Sequence[str]
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def said(self) -> str:
+        """Its complaint in one line."""
+        return " ".join((self.stderr or self.stdout).split()) or f"exit status {self.status}"
+
+
+def attempt(argv: Sequence[str], stdin: str = "") -> Ended:
+    """Run it to its end, whatever the exit status. Raises CommandError: not installed, or too slow."""
     try:
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except FileNotFoundError:
         raise CommandError(f"{argv[0]} is not installed (Debian: apt-get install iproute2 iptables)") from None
     except subprocess.TimeoutExpired:
         raise CommandError(f"{' '.join(argv)} did not end within {LIMIT_S:.0f} s") from None
-    if done.returncode != 0:
-        said = " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
-        raise CommandError(f"{' '.join(argv)}: {said}")
-    return done.stdout
+    return Ended(argv, done.returncode, done.stdout, done.stderr)
+
+
+def run(argv: Sequence[str], stdin: str = "") -> str:
+    """What the command printed. Raises CommandError, also when it failed."""
+    ended = attempt(argv, stdin)
+    if ended.status != 0:
+        raise CommandError(f"{' '.join(argv)}: {ended.said}")
+    return ended.stdout

@@ -2,44 +2,41 @@
 
 Level-triggered: one task works off the newest wish; what is wanted meanwhile replaces it. Commands of the host take tens
 of milliseconds, so they run in a thread of their own that owns nothing. Making: sysctls, NAT, VIP, announcement (no
-packet comes before all is ready). Breaking: VIP first, then NAT. Only VIPs noted as ours before they were added are ever
-removed; an address that is on the host already is external and left alone.
+packet comes before all is ready). Breaking: VIP first, then NAT. The kernel's address events have the host looked at
+at once; every AUDIT_PERIOD_S it is looked at whatever happened, our NAT rules and the firewall with it.
 Does not: decide what is wanted (target.py), or touch IPVS.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
-from fusisd.errors import FusisError
-from fusisd.kernel import addresses, sysctl
-from fusisd.kernel.announce import AnnounceError, announce
-from fusisd.kernel.nat import Nat
+from fusisd.errors import FusisError, Invalid
+from fusisd.kernel import addresses, firewall, neighbours, sysctl
+from fusisd.kernel.events import AddressEvents
+from fusisd.kernel.nat import Nat, row_of
+from fusisd.kernel.sysctl import When
+from fusisd.kernel.vips import Failures, Vips
 from fusisd.model import HostSeen, HostWanted, Masquerade
 from fusisd.ports import LocalStore, StoreCall
 
 log = logging.getLogger(__name__)
 
-AUDIT_PERIOD_S = 10.0  # how often our VIPs are looked for (networkd and others remove addresses)
+AUDIT_PERIOD_S = 10.0  # when no event comes: networkd and others remove addresses, somebody flushes chains
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
-ANNOUNCE_AFTER_S = (0.0, 1.0, 2.0, 5.0)
+# From an event to the look it asks for: what comes together is looked at once, and when somebody takes our VIPs away
+# again and again we put them back more and more slowly, or two daemons would fight at full speed.
+HEED_S = (0.05, 1.0, 2.0, 5.0, AUDIT_PERIOD_S)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Work:
-    """The result of working a wish off."""
-
-    seen: HostSeen
-    added: frozenset[str] = frozenset()
 
 
 class HostPlumbing:
@@ -56,142 +53,199 @@ class HostPlumbing:
         """`store_call(function, *args)` runs a store's function in its thread. `sysctls` False: change none."""
         self._iface, self._local, self._store_call, self._on_seen = iface, local, store_call, on_seen
         self._sysctls = sysctls
+        self._executor = ThreadPoolExecutor(1, "host")
+        self._vips = Vips(iface, local, store_call, self._call)
         self._nat = Nat()
+        self._nat_applied: frozenset[Masquerade] | None = None
         self._wanted = HostWanted()
         self._bell = asyncio.Event()
-        self._executor = ThreadPoolExecutor(1, "host")
-        self._seen = HostSeen()
-        self._nat_applied: frozenset[Masquerade] | None = None
-        self._announcements: set[asyncio.TimerHandle] = set()
+        self._heed: asyncio.TimerHandle | None = None
+        self._fights = 0  # looks in a row that found VIPs of ours taken away
+        self._audit_s = 0.0  # when the next audit is due, by the loop's clock
+        self._nat_families: frozenset[int] = frozenset()
+        self._in_the_way: tuple[str, ...] = ()
+        self._counts = Counter({"address_events": 0, "vips_restored": 0, "nat_restored": 0})
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Since the start: `address_events` heeded, `vips_restored` and `nat_restored` (others' hands undone)."""
+        return dict(self._counts)
 
     def want(self, wanted: HostWanted) -> None:
         """See ports.HostPort."""
         self._wanted = wanted
         self._bell.set()
 
+    async def answers(self, address: str) -> str:
+        """See ports.HostPort."""
+        if address in await self._call(addresses.present):
+            return ""
+        return await neighbours.answers(self._iface, address)
+
+    async def own(self) -> frozenset[str]:
+        """See ports.HostPort."""
+        return await self._vips.own()
+
     async def run(self) -> None:
         """Work wishes off until cancelled; then everything stays as it is."""
+        events = self._listen()
         failures = 0
         try:
             while True:
                 self._bell.clear()
-                work = await self._work(self._wanted)
-                self._seen = replace(work.seen, settled=not self._bell.is_set())
-                for vip in work.added:
-                    self._announce_soon(vip)
-                self._on_seen(self._seen)
-                failures = failures + 1 if work.seen.failures else 0
-                pause_s = RETRY_S[min(failures, len(RETRY_S)) - 1] if failures else AUDIT_PERIOD_S
+                seen = await self._turn(self._wanted)
+                self._on_seen(seen)
+                failures = failures + 1 if seen.failures else 0
+                retry_s = RETRY_S[min(failures, len(RETRY_S)) - 1] if failures else AUDIT_PERIOD_S
+                audit_s = self._audit_s - asyncio.get_running_loop().time()
                 try:
-                    async with asyncio.timeout(pause_s):
+                    async with asyncio.timeout(min(retry_s, max(audit_s, 0.0))):
                         await self._bell.wait()
                 except TimeoutError:
-                    pass  # time to look after our VIPs, or to try again
+                    pass  # time to look after everything, or to try again
         finally:
-            for handle in self._announcements:
-                handle.cancel()
+            if events is not None:
+                events.close()
+            if self._heed is not None:
+                self._heed.cancel()
+            self._vips.announcer.close()
             self._executor.shutdown(wait=False)
 
-    async def _work(self, wanted: HostWanted) -> _Work:
-        failures: dict[str, str] = {}
+    def _listen(self) -> AddressEvents | None:
+        try:
+            return AddressEvents(self._noticed)
+        except OSError as error:
+            log.warning("no address events (%s): addresses are looked at every %.0f s only", error, AUDIT_PERIOD_S)
+            return None
+
+    def _noticed(self) -> None:
+        """Something of the addresses changed, our own doing perhaps."""
+        if self._heed is None:
+            wait_s = HEED_S[min(self._fights, len(HEED_S) - 1)]
+            self._heed = asyncio.get_running_loop().call_later(wait_s, self._look_soon)
+
+    def _look_soon(self) -> None:
+        self._heed = None
+        self._counts["address_events"] += 1
+        self._bell.set()
+
+    async def _turn(self, wanted: HostWanted) -> HostSeen:
+        """One look at everything, and what it takes to make it as wanted."""
+        now_s = asyncio.get_running_loop().time()
+        audit = now_s >= self._audit_s
+        if audit:
+            self._audit_s = now_s + AUDIT_PERIOD_S
+        failures: Failures = {}
+        taken: frozenset[str] = frozenset()
         await self._switches(wanted, failures)
         try:
-            owned = await self._store_call(self._local.owned, "vip")
-            there = await self._call(addresses.present)
-        except FusisError as error:
-            return _Work(replace(self._seen, failures={**failures, "addresses": str(error)}))
-        external = frozenset(vip for vip in wanted.vips if vip in there and vip not in owned)
-        await self._withdraw({vip: owned[vip] for vip in owned if vip not in wanted.vips}, there, failures)
-        await self._masquerade(wanted, failures)
-        added = await self._add(wanted.vips - external - there.keys(), failures)
-        try:
-            there = await self._call(addresses.present)
-            owned = await self._store_call(self._local.owned, "vip")
+            await self._vips.look()
         except FusisError as error:
             failures["addresses"] = str(error)
-        ours = frozenset(vip for vip in owned if vip in there)
-        return _Work(HostSeen(ours, external, self._nat_applied or frozenset(), failures), added)
+            await self._masquerade(wanted, audit, failures)
+        else:
+            await self._vips.withdraw(wanted.vips, failures)
+            await self._masquerade(wanted, audit, failures)
+            taken = await self._vips.put(wanted.vips, failures)
+        self._counts["vips_restored"] += len(taken)
+        if taken or audit:
+            self._fights = self._fights + 1 if taken else 0
+        return HostSeen(
+            vips=self._vips.ours,
+            external=self._vips.external(wanted.vips),
+            masquerades=self._nat_applied or frozenset(),
+            failures=failures,
+            warnings=await self._warnings(wanted, audit),
+            settled=not self._bell.is_set(),
+        )
 
-    async def _switches(self, wanted: HostWanted, failures: dict[str, str]) -> None:
-        """Set the sysctls; each previous value is noted before its change."""
+    async def _switches(self, wanted: HostWanted, failures: Failures) -> None:
+        """Set the sysctls; each previous value is noted before its change, the first one noted is what to go back to."""
         if not self._sysctls:
             return
-        ipv6 = any(":" in vip for vip in wanted.vips)
-        loop = asyncio.get_running_loop()
-
-        def note(name: str, previous: str) -> None:
-            known = asyncio.run_coroutine_threadsafe(self._note_sysctl(name, previous), loop)
-            known.result(10.0)
-
-        for row in sysctl.rows(bool(wanted.masquerades), ipv6, sysctl.kernel_version()):
-            try:
-                await self._call(sysctl.apply, row, note)
-            except (FusisError, TimeoutError) as error:
-                failures[f"sysctl {row.name.replace('/', '.')}"] = str(error)
-
-    async def _note_sysctl(self, name: str, previous: str) -> None:
-        """The first value noted is the one to go back to."""
-        if name not in await self._store_call(self._local.owned, "sysctl"):
-            await self._store_call(self._local.claim, "sysctl", {name: previous})
-        log.info("sysctl %s was=%s", name, previous)
-
-    async def _withdraw(self, vips: dict[str, str], there: dict[str, str], failures: dict[str, str]) -> None:
-        for vip, iface in vips.items():
-            try:
-                if there.get(vip) == iface:
-                    await self._call(addresses.remove, {vip: iface})
-                    log.info("vip %s removed from %s", vip, iface)
-                await self._store_call(self._local.release, "vip", [vip])
-            except FusisError as error:
-                failures[f"vip {vip}"] = str(error)
-
-    async def _masquerade(self, wanted: HostWanted, failures: dict[str, str]) -> None:
-        """Rules only grow stale by our own doing, so they are written when they change (and once after a start)."""
-        if self._nat_applied == wanted.masquerades:
+        rows = sysctl.rows(purposes(wanted), sysctl.kernel_version())
+        switches, unread = await self._call(sysctl.pending, rows, self._iface)
+        failures |= {f"sysctl {name}": why for name, why in unread.items()}
+        if not switches:
             return
         try:
-            if self._nat_applied is None and not wanted.masquerades and not await self._call(self._nat.leftover):
-                self._nat_applied = wanted.masquerades
+            noted = await self._store_call(self._local.owned, "sysctl")
+            fresh = {switch.name: switch.previous for switch in switches if switch.name not in noted}
+            await self._store_call(self._local.claim, "sysctl", fresh)
+        except FusisError as error:
+            failures["sysctl"] = str(error)
+            return
+        for switch in switches:
+            try:
+                await self._call(sysctl.write, switch)
+            except FusisError as error:
+                failures[f"sysctl {switch.name}"] = str(error)
+            else:
+                if switch.value is not None:
+                    log.info("sysctl %s=%s was=%s", switch.name, switch.value, switch.previous)
+
+    async def _masquerade(self, wanted: HostWanted, audit: bool, failures: Failures) -> None:
+        """The rules wanted, and those kept for services that were released. Written when they change, once after a
+        start, and when an audit finds somebody's hand on them."""
+        try:
+            rows = wanted.masquerades | await self._kept(failures)
+            if rows == self._nat_applied:
+                if not audit or await self._call(self._nat.intact):
+                    return
+                log.warning("our NAT chain or the jump to it was changed by somebody: written anew")
+                self._counts["nat_restored"] += 1
+            elif self._nat_applied is None and not await self._call(self._nat.leftover) and not rows:
+                self._nat_applied = rows
                 return
-            await self._call(self._nat.apply, wanted.masquerades)
+            await self._call(self._nat.apply, rows)
         except FusisError as error:
             failures["nat"] = str(error)
         else:
-            self._nat_applied = wanted.masquerades
+            self._nat_applied = rows
 
-    async def _add(self, vips: frozenset[str], failures: dict[str, str]) -> frozenset[str]:
-        """Claim, add; those that are on the interface now."""
-        added = set()
-        for vip in sorted(vips):
+    async def _kept(self, failures: Failures) -> frozenset[Masquerade]:
+        """The rules of released services: nobody wants them, and nobody asked to take them away. Raises FusisError."""
+        rows = set()
+        for text in await self._store_call(self._local.owned, "nat"):
             try:
-                await self._store_call(self._local.claim, "vip", {vip: self._iface})
-                await self._call(addresses.add, self._iface, [vip])
-            except FusisError as error:
-                failures[f"vip {vip}"] = str(error)
-            else:
-                added.add(vip)
-                log.info("vip %s added to %s", vip, self._iface)
-        return frozenset(added)
+                rows.add(row_of(text))
+            except Invalid as error:
+                failures["nat kept"] = str(error)
+        return frozenset(rows)
 
-    def _announce_soon(self, vip: str) -> None:
-        loop = asyncio.get_running_loop()
-        for after_s in ANNOUNCE_AFTER_S:
-            handle = loop.call_later(after_s, self._announce, vip)
-            self._announcements.add(handle)
-        self._announcements = {handle for handle in self._announcements if not handle.cancelled()}
+    async def _warnings(self, wanted: HostWanted, audit: bool) -> tuple[str, ...]:
+        """What stands in the way and is not ours to change, as of the last audit, and what concerns services of others."""
+        families = frozenset(6 if ":" in row.vip else 4 for row in wanted.masquerades)
+        if families != self._nat_families:
+            self._nat_families, self._audit_s = families, 0.0  # at once, but after this turn has been reported
+        elif audit:
+            self._in_the_way = await self._look_for_obstacles(families)
+        shared = ""
+        if wanted.foreign:
+            with contextlib.suppress(FusisError):  # the turn has said already that the store cannot be read
+                shared = sysctl.shared_warning(await self._store_call(self._local.owned, "sysctl"))
+        return (*self._in_the_way, *((shared,) if shared else ()))
 
-    def _announce(self, vip: str) -> None:
-        """One frame; a raw send does not block. Not for a VIP that is wanted no more."""
-        if vip in self._wanted.vips:
-            try:
-                announce(self._iface, vip)
-            except AnnounceError as error:
-                log.warning("%s", error)
+    async def _look_for_obstacles(self, families: frozenset[int]) -> tuple[str, ...]:
+        if not families:
+            return ()
+        try:
+            closed = await self._call(firewall.warnings, families)
+        except FusisError as error:
+            closed = (f"cannot tell whether a firewall stops what is forwarded: {error}",)
+        scarce = await self._call(sysctl.conntrack_warning)
+        return (*closed, *((scarce,) if scarce else ()))
 
-    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run something slow of the host in this room's thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, functools.partial(function, *args, **kwargs))
+
+
+def purposes(wanted: HostWanted) -> frozenset[When]:
+    """What the sysctls are wanted for."""
+    masquerade = {When.MASQUERADE} if wanted.masquerades else set()
+    return frozenset(masquerade | ({When.IPV6} if any(":" in vip for vip in wanted.vips) else set()))
 
 
 class DryHost:
@@ -204,3 +258,12 @@ class DryHost:
     def want(self, wanted: HostWanted) -> None:
         """See ports.HostPort."""
         asyncio.get_running_loop().call_soon(self._on_seen, HostSeen(wanted.vips, masquerades=wanted.masquerades))
+
+    async def answers(self, address: str) -> str:
+        """See ports.HostPort: nobody is asked."""
+        del address
+        return ""
+
+    async def own(self) -> frozenset[str]:
+        """See ports.HostPort: no address is anybody's."""
+        return frozenset()

@@ -3,20 +3,40 @@
 With it a real server needs no route back through the balancer: it answers the balancer's own address. The price is the
 client's address. Rules match the connection's original destination (`-m conntrack --ctorigdst VIP`), so that only
 balanced connections are rewritten. `iptables` may be the nft or the legacy kind: the first that this kernel answers is
-kept (a kernel without nf_tables answers only the legacy one).
+kept (a kernel without nf_tables answers only the legacy one). A hand on the chain is noticed: it looked otherwise before.
 Does not: touch any chain or rule of others; one jump in POSTROUTING is all that stands outside the own chain.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+from fusisd.errors import Invalid
+from fusisd.kernel import xtables
 from fusisd.kernel.command import CommandError, run
-from fusisd.model import Masquerade
+from fusisd.model import Masquerade, checked_address
+from pyipvs import Protocol
 
 CHAIN = "FUSIS-MASQ"
-_VARIANTS = {4: ("iptables", "iptables-legacy"), 6: ("ip6tables", "ip6tables-legacy")}
+_JUMP = ("POSTROUTING", "-j", CHAIN)
+
+
+@dataclass(slots=True)
+class _Written:
+    """A chain of ours: the command that wrote it, how many rules, and what it looked like at the first audit after."""
+
+    tool: str
+    size: int
+    shown: list[str] | None = None
+
+    def intact(self) -> bool:
+        """Whether nobody changed it or the jump to it. Each iptables writes rules its own way, so what it says itself
+        is compared."""
+        rules = xtables.rules(self.tool, "nat", CHAIN)
+        if self.shown is None and sum(line.startswith("-A") for line in rules) == self.size:
+            self.shown = rules
+        return rules == self.shown and _jumps(self.tool) > 0
 
 
 class Nat:
@@ -24,63 +44,106 @@ class Nat:
 
     def __init__(self) -> None:
         """Nothing is asked of the kernel before the first rule is wanted."""
-        self._tools: dict[int, str] = {}
+        self._written: dict[int, _Written] = {}
 
     def apply(self, masquerades: Iterable[Masquerade]) -> None:
-        """Make our chains hold exactly these rules. Raises CommandError."""
+        """Make our chains hold exactly these rules; a chain without any goes. Raises CommandError."""
         wanted = sorted(masquerades, key=repr)
         for family in (4, 6):
-            rules = [rule(row) for row in wanted if (":" in row.vip) == (family == 6)]
-            if rules or family in self._tools:
-                tool = self._restore(family, restore_text(rules))
-                self._jump(tool, bool(rules))
+            texts = [rule(row) for row in wanted if (":" in row.vip) == (family == 6)]
+            if texts:
+                tool = self._restore(family, restore_text(texts))
+                if not _jumps(tool):
+                    run([tool, "-t", "nat", *xtables.WAIT, "-A", *_JUMP])
+                self._written[family] = _Written(tool, len(texts))
+            elif family in self._written:
+                _remove(self._written[family].tool)
+                del self._written[family]
 
     def leftover(self) -> bool:
-        """Whether a chain of ours is there from an earlier life (then `apply` will work it over)."""
-        for family, variants in _VARIANTS.items():
-            for tool in variants:
-                with contextlib.suppress(CommandError):
-                    run([tool, "-t", "nat", "-w", "2", "-n", "-L", CHAIN])
-                    self._tools[family] = tool
-        return bool(self._tools)
+        """Whether a chain of ours is there from an earlier life (then `apply` will work it over). Raises CommandError."""
+        self._written |= {family: _Written(tool, 0) for family, tool in _ours()}
+        return bool(self._written)
+
+    def intact(self) -> bool:
+        """Whether chains and jumps are as they were written. Raises CommandError."""
+        return all([written.intact() for written in self._written.values()])
 
     def _restore(self, family: int, text: str) -> str:
         """Write our chain; the variant of iptables that did it. Only writing tells: the nft one lists even where the
         kernel has no nf_tables (seen 2026-11)."""
-        known = self._tools.get(family)
+        known = self._written.get(family)
         failures = []
-        for tool in (known,) if known else _VARIANTS[family]:
+        for tool in (known.tool,) if known else xtables.VARIANTS[family]:
             try:
                 run([f"{tool}-restore", "--noflush", "--wait", "2"], text)
             except CommandError as error:
                 failures.append(str(error))
             else:
-                self._tools[family] = tool
                 return tool
         raise CommandError("; ".join(failures))
 
-    def _jump(self, tool: str, wanted: bool) -> None:
-        """The one rule in POSTROUTING, there exactly when it has something to do."""
-        where = ["POSTROUTING", "-j", CHAIN]
-        try:
-            run([tool, "-t", "nat", "-w", "2", "-C", *where])
-            there = True
-        except CommandError:
-            there = False
-        if wanted != there:
-            run([tool, "-t", "nat", "-w", "2", "-A" if wanted else "-D", *where])
+
+def remove_all() -> list[str]:
+    """Take away our chains and the jumps to them, of both families and both kinds of iptables; the rules that were in
+    them. What is not there is fine. Raises CommandError."""
+    gone = []
+    for _family, tool in _ours():
+        gone += [f"{tool} -t nat {text}" for text in xtables.rules(tool, "nat", CHAIN) if text.startswith("-A")]
+        _remove(tool)
+    return gone
+
+
+def _ours() -> list[tuple[int, str]]:
+    """(family, command) wherever our chain is."""
+    where = [(family, tool) for family in xtables.VARIANTS for tool in xtables.holding(family, "nat")]
+    return [(family, tool) for family, tool in where if xtables.rules(tool, "nat", CHAIN)]
+
+
+def _remove(tool: str) -> None:
+    """The jump (however often somebody put it there), then the chain."""
+    for _ in range(_jumps(tool)):
+        run([tool, "-t", "nat", *xtables.WAIT, "-D", *_JUMP])
+    if xtables.rules(tool, "nat", CHAIN):
+        run([f"{tool}-restore", "--noflush", "--wait", "2"], f"*nat\n-F {CHAIN}\n-X {CHAIN}\nCOMMIT\n")
+
+
+def _jumps(tool: str) -> int:
+    return xtables.rules(tool, "nat", _JUMP[0]).count(f"-A {' '.join(_JUMP)}")
 
 
 def rule(row: Masquerade) -> str:
-    """One rule: packets to this real server that were sent to this VIP leave with our address."""
+    """One rule: packets to this real server that were sent to this VIP leave with our address. Port 0 is any."""
     size = 128 if ":" in row.address else 32
-    protocol = str(row.protocol)
+    to = f" --dport {row.port}" if row.port else ""
+    was_to = f" --ctorigdstport {row.vip_port}" if row.vip_port else ""
     return (
-        f"-A {CHAIN} -p {protocol} -d {row.address}/{size} --dport {row.port}"
-        f" -m conntrack --ctorigdst {row.vip} --ctorigdstport {row.vip_port} -j MASQUERADE"
+        f"-A {CHAIN} -p {row.protocol} -d {row.address}/{size}{to}"
+        f" -m conntrack --ctorigdst {row.vip}{was_to} -j MASQUERADE"
     )
 
 
 def restore_text(rules: Iterable[str]) -> str:
     """Input of iptables-restore --noflush: naming the chain empties it, the rules fill it, COMMIT makes it one step."""
     return "\n".join(["*nat", f":{CHAIN} - [0:0]", *rules, "COMMIT", ""])
+
+
+def row_text(row: Masquerade) -> str:
+    """A row as one line of text, for the local store: `tcp 10.0.0.1 80 10.0.0.11 8080`."""
+    return f"{row.protocol} {row.vip} {row.vip_port} {row.address} {row.port}"
+
+
+def row_of(text: str) -> Masquerade:
+    """The row of such a line. Raises Invalid."""
+    try:
+        protocol, vip, vip_port, address, port = text.split(" ")
+        ports = _port(vip_port), _port(port)
+        return Masquerade(Protocol[protocol.upper()], checked_address(vip), ports[0], checked_address(address), ports[1])
+    except (KeyError, ValueError):
+        raise Invalid(f"{text!r} is no masquerade row (PROTOCOL VIP PORT ADDRESS PORT)") from None
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise ValueError(text)
+    return int(text)

@@ -1,21 +1,26 @@
 """The kernel switches that IPVS needs, as a table with reasons, and their writing with the previous value noted first.
 
-Written through /proc/sys, in the table's order. A switch that has its value already is left alone and not noted.
-Does not: decide when (host.py does), or undo (`previous` values are in the local store for that).
+Written through /proc/sys, in the table's order. A switch that has its value already is left alone and not noted. Names
+are sysctl(8)'s: dots between the parts, and a dot within one (interface eth0.5) as a slash.
+Does not: decide when (host.py does), or keep the previous values (the local store does).
 """
 
 from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum, auto
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from fusisd.errors import FusisError
 
 PROC_SYS = Path("/proc/sys")
+SWAP = str.maketrans("/.", "./")
+_MEND = "set it yourself and use --no-sysctl"
+CONNTRACK_ENOUGH = 65536  # a TCP connection's entry outlives it by 120 s (TIME_WAIT): about 550 new ones a second
 
 
 class SysctlError(FusisError):
@@ -28,12 +33,14 @@ class When(Enum):
     ALWAYS = auto()
     MASQUERADE = auto()
     IPV6 = auto()
+    PATH_CHECK = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One switch. `name` may hold `*` for every interface. It applies to kernels before `until`; `only_from` guards
-    a change that is right only from one value."""
+    """One switch. `name` may hold `*` for every interface, `{iface}` for the VIPs'. It applies to kernels before `until`;
+    `only_from` guards a change that is right only from one value. `with_all`: the kernel takes the larger of the
+    interface's value and that of `all`. `disturbs`: what the kernel sets along with it, noted and put back with it."""
 
     name: str
     value: str
@@ -41,12 +48,24 @@ class Row:
     reason: str
     until: tuple[int, int] | None = None
     only_from: str | None = None
+    with_all: bool = False
+    disturbs: Mapping[str, str] = field(default_factory=dict)
 
 
 TABLE = (
-    Row("net/ipv4/ip_forward", "1", When.ALWAYS, "the kernel forwards for NAT and tunnels only when told to"),
-    Row("net/ipv4/conf/all/send_redirects", "0", When.ALWAYS, "one-armed: no redirect that sends a client past us"),
-    Row("net/ipv4/conf/*/send_redirects", "0", When.ALWAYS, "the kernel takes all OR the interface's own"),
+    Row(
+        "net/ipv4/ip_forward",
+        "1",
+        When.ALWAYS,
+        "the kernel forwards for NAT and tunnels only when told to",
+        disturbs={"net/ipv4/conf/*/forwarding": "1", "net/ipv4/conf/all/accept_redirects": "0"},  # inet_forward_change()
+    ),
+    Row(
+        "net/ipv4/conf/*/send_redirects",
+        "0",
+        When.ALWAYS,
+        "one-armed: no redirect that sends a client past us; the kernel takes all OR the interface's own",
+    ),
     Row("net/ipv4/vs/expire_nodest_conn", "1", When.ALWAYS, "connections of a deleted destination end at once"),
     Row("net/ipv4/vs/expire_quiescent_template", "1", When.ALWAYS, "persistence does not hold a client on weight 0"),
     Row(
@@ -64,8 +83,39 @@ TABLE = (
         "before forwarding, which else makes the host drop its own default route (ip-sysctl.rst)",
         only_from="1",
     ),
-    Row("net/ipv6/conf/all/forwarding", "1", When.IPV6, "as ip_forward, for IPv6 services"),
+    Row(
+        "net/ipv6/conf/all/forwarding",
+        "1",
+        When.IPV6,
+        "as ip_forward, for IPv6 services",
+        disturbs={"net/ipv6/conf/*/forwarding": "1"},  # addrconf_fixup_forwarding()
+    ),
+    Row(
+        "net/ipv4/conf/{iface}/accept_local",
+        "1",
+        When.PATH_CHECK,
+        "a path check's answer comes from the VIP, which is ours, too: dropped as a martian otherwise (measured)",
+        with_all=True,
+    ),
+    Row(
+        "net/ipv4/conf/{iface}/rp_filter",
+        "2",
+        When.PATH_CHECK,
+        "strict drops that answer, for its way back is the host itself; nothing else that IPVS does needs it loose",
+        only_from="1",
+        with_all=True,
+    ),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A switch that has not its value: `value` None is not to be written, only noted, for another disturbs it."""
+
+    name: str
+    previous: str
+    value: str | None
+    reason: str
 
 
 def kernel_version(release: str | None = None) -> tuple[int, int]:
@@ -74,30 +124,155 @@ def kernel_version(release: str | None = None) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def rows(masquerade: bool, ipv6: bool, version: tuple[int, int]) -> tuple[Row, ...]:
-    """The rows that apply, in the order in which they are written."""
-    wanted = {When.ALWAYS} | ({When.MASQUERADE} if masquerade else set()) | ({When.IPV6} if ipv6 else set())
+def rows(purposes: Iterable[When], version: tuple[int, int]) -> tuple[Row, ...]:
+    """The rows that apply for these purposes (and always), in the order in which they are written."""
+    wanted = {When.ALWAYS, *purposes}
     return tuple(row for row in TABLE if row.when in wanted and (row.until is None or version < row.until))
 
 
-def apply(row: Row, note: Callable[[str, str], None], root: Path = PROC_SYS) -> None:
-    """Set one row; `note(name, previous)` is called before each change. Raises SysctlError."""
-    for path in _paths(row, root):
-        name = str(path.relative_to(root)).replace("/", ".")
+def pending(applying: Iterable[Row], iface: str, root: Path = PROC_SYS) -> tuple[list[Switch], dict[str, str]]:
+    """(what has to be noted and written, in this order; {name of a row: why it could not be read})."""
+    found: list[Switch] = []
+    failures = {}
+    for row in applying:
+        name = row.name.format(iface=iface)
         try:
-            previous = path.read_text().strip()
-            if previous == row.value or (row.only_from is not None and previous != row.only_from):
-                continue
-            note(name, previous)
-            path.write_text(row.value)
+            for path in _paths(name, root):
+                found += _pending(row, path, root)
         except OSError as error:
-            raise SysctlError(
-                f"cannot set {name}={row.value} ({row.reason}): {error.strerror}; set it yourself and use --no-sysctl"
-            ) from None
+            failures[name.translate(SWAP)] = f"cannot read it ({row.reason}): {error.strerror}; {_MEND}"
+    return found, failures
 
 
-def _paths(row: Row, root: Path) -> Iterator[Path]:
-    if "*" in row.name:
-        yield from sorted(root.glob(row.name))
+def _pending(row: Row, path: Path, root: Path) -> list[Switch]:
+    try:
+        previous = path.read_text().strip()
+    except FileNotFoundError:
+        if "*" in row.name:
+            return []  # the interface went
+        raise
+    in_force = max(previous, _of_all(path)) if row.with_all else previous
+    if in_force == row.value or row.only_from not in (None, in_force):
+        return []
+    return [*_disturbed(row, root), Switch(_name(path, root), previous, row.value, row.reason)]
+
+
+def write(switch: Switch, root: Path = PROC_SYS) -> None:
+    """Set it, unless it is there to be noted only. Raises SysctlError."""
+    if switch.value is not None:
+        try:
+            _path(switch.name, root).write_text(switch.value)
+        except FileNotFoundError:
+            return  # it was read a moment ago: its interface went
+        except OSError as error:
+            why = f"{switch.reason}): {error.strerror}"
+            raise SysctlError(f"cannot set {switch.name}={switch.value} ({why}; {_MEND}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What became of the noted switches: {name: value put back}, {name: why it was left}, {name: why it failed}."""
+
+    done: dict[str, str] = field(default_factory=dict)
+    changed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def restore(noted: Mapping[str, str], root: Path = PROC_SYS) -> Restored:
+    """Put back what was noted (name: previous value) where the value is still the one that we set.
+
+    In the reverse of the table's order. The kernel changes some along with others, so all are read before one is written.
+    What stands as it was, or is there no more, is in none of the answers.
+    """
+    result = Restored()
+    goals: dict[str, str] = {}
+    for name in sorted(noted, key=_rank):
+        try:
+            now = _path(name, root).read_text().strip()
+        except OSError:
+            continue  # its interface or module is gone
+        ours = _values(name)
+        goals[name] = noted[name] if now in ours else now
+        if goals[name] != now:
+            result.done[name] = goals[name]
+        elif now != noted[name]:
+            result.changed[name] = f"{now} now, not the {' or '.join(sorted(ours))} that we set; it was {noted[name]}"
+    for name, goal in goals.items():
+        path = _path(name, root)
+        try:
+            if path.read_text().strip() != goal:
+                path.write_text(goal)
+        except OSError as error:
+            result.done.pop(name, None)
+            result.failed[name] = f"cannot set it back to {goal}: {error.strerror}"
+    return result
+
+
+def shared_warning(noted: Iterable[str]) -> str:
+    """The sentence that names IPVS's switches among those that we changed: services of others follow them, too."""
+    names = sorted(name for name in noted if name.startswith("net.ipv4.vs."))
+    settings = ", ".join(f"{name}={' or '.join(sorted(_values(name)))}" for name in names)
+    return f"set for our services, and in force for those in the kernel that are not ours: {settings}" if names else ""
+
+
+def conntrack_warning(root: Path = PROC_SYS) -> str:
+    """The sentence that says that masquerading has too few conntrack entries, "" when it has enough. Not ours to raise:
+    it is memory of the whole machine, and read-only in other network namespaces than the first."""
+    try:
+        maximum = int((root / "net/netfilter/nf_conntrack_max").read_text())
+    except (OSError, ValueError):
+        return ""  # not loaded yet
+    if maximum >= CONNTRACK_ENOUGH:
+        return ""
+    rate = maximum // 120
+    return (
+        f"net.netfilter.nf_conntrack_max is {maximum}: masquerading keeps an entry for 120 s after each connection, so more"
+        f" than about {rate} new connections a second are dropped; sysctl -w net.netfilter.nf_conntrack_max=262144"
+    )
+
+
+def _values(name: str) -> set[str]:
+    """What we may have set a switch to."""
+    return {value for pattern, value in _set() if fnmatchcase(name.translate(SWAP), pattern)}
+
+
+def _rank(name: str) -> int:
+    """Later in the table comes first when things are put back; what a row disturbs comes after it."""
+    patterns = [pattern for pattern, _value in _set()]
+    matching = [place for place, pattern in enumerate(patterns) if fnmatchcase(name.translate(SWAP), pattern)]
+    return -max(matching, default=0)
+
+
+def _set() -> Iterator[tuple[str, str]]:
+    """(pattern, value) of all that the table's rows change, the disturbed before the row."""
+    for row in TABLE:
+        yield from row.disturbs.items()
+        yield row.name.format(iface="*"), row.value
+
+
+def _disturbed(row: Row, root: Path) -> Iterator[Switch]:
+    for pattern in row.disturbs:
+        for path in _paths(pattern, root):
+            try:
+                yield Switch(_name(path, root), path.read_text().strip(), None, row.reason)
+            except OSError:
+                continue  # the interface went
+
+
+def _of_all(path: Path) -> str:
+    return (path.parent.parent / "all" / path.name).read_text().strip()
+
+
+def _paths(name: str, root: Path) -> Iterator[Path]:
+    if "*" in name:
+        yield from sorted(root.glob(name))
     else:
-        yield root / row.name
+        yield root / name
+
+
+def _name(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)).translate(SWAP)
+
+
+def _path(name: str, root: Path) -> Path:
+    return root / name.translate(SWAP)

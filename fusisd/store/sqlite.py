@@ -1,8 +1,7 @@
 """Both stores in one SQLite file: operators' intent, and what concerns this machine only.
 
-Write-ahead log with synchronous=FULL: when `commit` returns, the change survives a loss of power (one fdatasync, 0.3 ms on
-the measured disk, 2026-11). One row per service, its document as JSON, decoded as strictly as a request from outside.
-Blocking; every call comes from the one thread that opened the file. Files are 0600.
+One row per service, its document as JSON (fusisd.documents), decoded as strictly as a request from outside; what could
+not be read back is not written. Blocking; every call comes from the one thread that opened the file.
 Does not: know the event loop, or repair a damaged file (the kernel's table goes on serving without it).
 """
 
@@ -12,38 +11,32 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from fusisd.errors import Conflict, Invalid, StoreError
-from fusisd.model import (
-    SCHEDULERS,
-    Destination,
-    Intent,
-    Offer,
-    Service,
-    checked_address,
-    checked_name,
-    checked_port,
-    checked_weight,
+from fusisd.documents import (
+    decode_ranges,
+    decode_service,
+    decode_timeouts,
+    encode_service,
+    encode_timeouts,
 )
-from fusisd.ports import Remembered
+from fusisd.errors import Conflict, Invalid, StoreError
+from fusisd.fields import Reader, one_of, parsed, read_object, seconds, text, truth, whole
+from fusisd.model import Intent, Offer, Service, checked_address, checked_name
+from fusisd.ports import Change, Remembered
+from fusisd.store.file import RECOVER, reported
+from fusisd.store.file import open_database as open_database
+from fusisd.store.file import set_aside as set_aside
 from fusisd.store.lock import lock_state as lock_state
-from pyipvs import ForwardingMethod, ServiceKey
-
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE revision (number INTEGER NOT NULL);
-INSERT INTO revision VALUES (0);
-CREATE TABLE services (name TEXT PRIMARY KEY, document TEXT NOT NULL);
-CREATE TABLE owned (machine TEXT, kind TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (machine, kind, key));
-CREATE TABLE remembered (machine TEXT, document TEXT NOT NULL);
-"""
+from pyipvs import ForwardingMethod
 
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S", bound="_Stored")
+
+_GLOBALS: dict[str, Callable[[object, str], Any]] = {"timeouts": decode_timeouts, "ranges": decode_ranges}
 
 
 def machine_identity() -> str:
@@ -52,52 +45,12 @@ def machine_identity() -> str:
     return f"{boot} {os.stat('/proc/self/ns/net').st_ino}"
 
 
-def open_database(path: Path) -> sqlite3.Connection:
-    """The file, made when absent, for the calling thread only. Raises StoreError: damaged, newer than us, no access."""
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise StoreError(f"cannot open {path}: {error.strerror}") from None
-    database = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-    try:
-        _prepare(database, path)
-    except sqlite3.Error as error:
-        database.close()
-        raise StoreError(f"cannot open {path}: {_mended(error)}") from None
-    except StoreError:
-        database.close()
-        raise
-    return database
-
-
-def _prepare(database: sqlite3.Connection, path: Path) -> None:
-    """Look at the version before anything is written, then set the modes and make the tables of a new file."""
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"{path} was written by a newer fusisd (schema {version}): use that one, or move the file aside"
-        )
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=FULL")
-    if version == 0:
-        database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-
-
-def _mended(error: sqlite3.Error) -> str:
-    """The error, and what helps when the file itself is damaged."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extension, https://sqlite.org/rescode.html
-    damaged = code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
-    return f"{error}; move it aside to start empty (the kernel's table keeps serving)" if damaged else str(error)
-
-
 def _reported(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
     """SQLite's errors become StoreError, with the file's name."""
 
     def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
+        with reported(self.path):
             return method(self, *args, **kwargs)
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: {_mended(error)}") from error
 
     call.__doc__ = method.__doc__
     return call
@@ -110,15 +63,30 @@ class _Stored:
         """`database` is `open_database(path)`."""
         self._database, self.path = database, path
 
-    def _decoded(self, what: str, decode: Callable[[dict[str, Any]], T], document: str) -> T:
+    def _transact(self, write: Callable[[sqlite3.Connection], object]) -> None:
+        """All that `write` does, or nothing. On a full disk the log's own room is given back and it is tried once more:
+        on a small one the log alone would keep it full for ever."""
+        try:
+            self._once(write)
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_FULL:
+                raise
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._once(write)
+
+    def _once(self, write: Callable[[sqlite3.Connection], object]) -> None:
+        with self._database:  # commits, or rolls back
+            self._database.execute("BEGIN IMMEDIATE")
+            write(self._database)
+
+    def _decoded(self, what: str, decode: Callable[[object], T], document: str) -> T:
         """The value of a row's document. Raises StoreError, which names file and row."""
         try:
-            return decode(_object(json.loads(document)))
-        except KeyError as error:
-            why = f"{error} is missing"
-        except (Invalid, ValueError) as error:
-            why = str(error)
-        raise StoreError(f"{self.path}: {what} is damaged: {why}; move the file aside to start empty")
+            return decode(parsed(document))
+        except Invalid as error:
+            raise StoreError(
+                f"{self.path}: {what} cannot be read: {error}; unless a newer fusisd wrote it (use that one), {RECOVER}"
+            ) from None
 
 
 class SqliteIntents(_Stored):
@@ -127,47 +95,72 @@ class SqliteIntents(_Stored):
     @_reported
     def load(self) -> Intent:
         """See ports.IntentStore."""
-        rows = self._database.execute("SELECT name, document FROM services ORDER BY name").fetchall()
+        rows = self._database.execute("SELECT name, revision, document FROM services ORDER BY name").fetchall()
+        others = self._database.execute("SELECT name, document FROM globals").fetchall()
         (revision,) = self._database.execute("SELECT number FROM revision").fetchone()
-        services = {
-            name: self._decoded(f"service {name!r}", partial(decode_service, name), document) for name, document in rows
-        }
-        return Intent(services, revision)
+        services = {name: replace(self._service(name, document), revision=at) for name, at, document in rows}
+        return Intent(services, revision, **dict(self._global(name, document) for name, document in others))
+
+    def _service(self, name: str, document: str) -> Service:
+        return self._decoded(f"service {name!r}", lambda value: decode_service(name, value), document)
+
+    def _global(self, name: str, document: str) -> tuple[str, Any]:
+        if name not in _GLOBALS:
+            raise StoreError(f"{self.path} holds {name!r}, which this fusisd does not know: use the one that wrote it")
+        return name, self._decoded(name, lambda value: _GLOBALS[name](value, name), document)
 
     @_reported
-    def commit(self, expected_revision: int, services: Mapping[str, Service | None]) -> int:
+    def commit(self, expected_revision: int, change: Change) -> int:
         """See ports.IntentStore."""
-        with self._database:  # commits, or rolls back
-            self._database.execute("BEGIN IMMEDIATE")
-            changed = self._database.execute(
-                "UPDATE revision SET number = number + 1 WHERE number = ?", (expected_revision,)
-            )
-            if changed.rowcount != 1:
+        revision = expected_revision + 1
+        gone = [(name,) for name, service in change.services.items() if service is None]
+        kept = [(name, revision, self._encoded(row)) for name, row in change.services.items() if row is not None]
+        settings = [] if change.timeouts is None else [("timeouts", json.dumps(encode_timeouts(change.timeouts)))]
+        settings += [] if change.ranges is None else [("ranges", json.dumps(change.ranges))]
+
+        def write(database: sqlite3.Connection) -> None:
+            counted = database.execute("UPDATE revision SET number = ? WHERE number = ?", (revision, expected_revision))
+            if counted.rowcount != 1:
                 raise Conflict(f"{self.path} was changed by somebody else since revision {expected_revision}")
-            gone = [(name,) for name, service in services.items() if service is None]
-            kept = [
-                (name, json.dumps(encode_service(service)))
-                for name, service in services.items()
-                if service is not None
-            ]
-            self._database.executemany("DELETE FROM services WHERE name = ?", gone)
-            self._database.executemany("INSERT OR REPLACE INTO services VALUES (?, ?)", kept)
-        return expected_revision + 1
+            database.executemany("DELETE FROM services WHERE name = ?", gone)
+            database.executemany("INSERT OR REPLACE INTO services VALUES (?, ?, ?)", kept)
+            database.executemany("INSERT OR REPLACE INTO globals VALUES (?, ?)", settings)
+
+        self._transact(write)
+        return revision
+
+    def _encoded(self, service: Service) -> str:
+        """The service's document. Raises StoreError when it would not come back as it is: then it would be acknowledged
+        now and refused, with all the others, at the next start."""
+        document = json.dumps(encode_service(service))
+        try:
+            read_back = decode_service(service.name, parsed(document))
+        except Invalid as error:
+            raise StoreError(f"service {service.name} cannot be stored: {error}") from None
+        if read_back != service:
+            raise StoreError(f"service {service.name} cannot be stored: it would come back as {read_back}")
+        return document
 
 
 class SqliteLocal(_Stored):
     """Fulfils ports.LocalStore."""
 
     def __init__(self, database: sqlite3.Connection, path: Path, machine: str) -> None:
-        """`machine` is `machine_identity()`; rows of another are deleted. Raises StoreError."""
+        """`machine` is `machine_identity()`. Rows of another boot are deleted; those of this boot's other namespaces are
+        not ours here but kept: a start in the wrong namespace must not make strangers of our services. Raises StoreError.
+        """
         super().__init__(database, path)
         self._machine = machine
-        self._forget_others()
+        self._forget_other_boots(machine.split(" ", 1)[0])
 
     @_reported
-    def _forget_others(self) -> None:
+    def _forget_other_boots(self, boot: str) -> None:
         for table in ("owned", "remembered"):
-            self._database.execute(f"DELETE FROM {table} WHERE machine <> ?", (self._machine,))
+            found = f"FROM {table} WHERE machine || ' ' NOT GLOB ? || ' *'"
+            if self._database.execute(
+                f"SELECT 1 {found} LIMIT 1", (boot,)
+            ).fetchone():  # a full disk is no reason not to start
+                self._database.execute(f"DELETE {found}", (boot,))
 
     @_reported
     def owned(self, kind: str) -> Mapping[str, str]:
@@ -180,17 +173,14 @@ class SqliteLocal(_Stored):
     def claim(self, kind: str, keys: Mapping[str, str]) -> None:
         """See ports.LocalStore."""
         rows = [(self._machine, kind, key, value) for key, value in keys.items()]
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("INSERT OR REPLACE INTO owned VALUES (?, ?, ?, ?)", rows)
+        self._transact(lambda database: database.executemany("INSERT OR REPLACE INTO owned VALUES (?, ?, ?, ?)", rows))
 
     @_reported
     def release(self, kind: str, keys: Iterable[str]) -> None:
         """See ports.LocalStore."""
         rows = [(self._machine, kind, key) for key in keys]
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany("DELETE FROM owned WHERE machine = ? AND kind = ? AND key = ?", rows)
+        statement = "DELETE FROM owned WHERE machine = ? AND kind = ? AND key = ?"
+        self._transact(lambda database: database.executemany(statement, rows))
 
     @_reported
     def remembered(self) -> tuple[Remembered, ...]:
@@ -203,62 +193,18 @@ class SqliteLocal(_Stored):
     def remember(self, destinations: Iterable[Remembered]) -> None:
         """See ports.LocalStore."""
         rows = [(self._machine, json.dumps(_encode_remembered(row))) for row in destinations]
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.execute("DELETE FROM remembered WHERE machine = ?", (self._machine,))
-            self._database.executemany("INSERT INTO remembered VALUES (?, ?)", rows)
 
+        def write(database: sqlite3.Connection) -> None:
+            database.execute("DELETE FROM remembered WHERE machine = ?", (self._machine,))
+            database.executemany("INSERT INTO remembered VALUES (?, ?)", rows)
 
-def encode_service(service: Service) -> dict[str, Any]:
-    """A service's document: plain data."""
-    return {
-        "key": str(service.key),
-        "scheduler": service.scheduler,
-        "persistence_s": service.persistence_s,
-        "destinations": [
-            {
-                "name": destination.name,
-                "address": destination.address,
-                "port": destination.port,
-                "weight": destination.weight,
-                "method": str(destination.method),
-            }
-            for destination in service.destinations.values()
-        ],
-        "excluded": sorted(service.excluded),
-    }
-
-
-def decode_service(name: str, document: dict[str, Any]) -> Service:
-    """The service of a document, every part checked. Raises Invalid, ValueError, KeyError."""
-    destinations = [_decode_destination(_object(row)) for row in _list(document["destinations"])]
-    scheduler = document["scheduler"]
-    if scheduler not in SCHEDULERS:
-        raise Invalid(f"scheduler {scheduler!r} is not known", "scheduler")
-    return Service(
-        name=checked_name(name),
-        key=ServiceKey.parse(_text(document["key"])),
-        scheduler=scheduler,
-        persistence_s=_number(document["persistence_s"]),
-        destinations={destination.name: destination for destination in destinations},
-        excluded=frozenset(_text(excluded) for excluded in _list(document["excluded"])),
-    )
-
-
-def _decode_destination(row: dict[str, Any]) -> Destination:
-    return Destination(
-        name=checked_name(_text(row["name"])),
-        address=checked_address(_text(row["address"])),
-        port=checked_port(_number(row["port"])),
-        weight=checked_weight(_number(row["weight"])),
-        method=_method(row["method"]),
-    )
+        self._transact(write)
 
 
 def _encode_remembered(row: Remembered) -> dict[str, Any]:
     """Everything in the document: a node's name may be no UTF-8, which JSON's escapes keep and SQLite's text does not."""
     offer = row.offer
-    return {
+    document = {
         "node": row.node,
         "service": offer.service,
         "address": row.address,
@@ -267,45 +213,22 @@ def _encode_remembered(row: Remembered) -> dict[str, Any]:
         "weight": offer.weight,
         "checked": offer.checked,
     }
+    return document if row.left_s is None else document | {"left_s": row.left_s}
 
 
-def _decode_remembered(document: dict[str, Any]) -> Remembered:
-    offer = Offer(
-        service=checked_name(_text(document["service"]), "service"),
-        port=checked_port(_number(document["port"])),
-        method=_method(document["method"]),
-        weight=checked_weight(_number(document["weight"])),
-        checked=document["checked"] is True,
-    )
-    return Remembered(_text(document["node"]), checked_address(_text(document["address"])), offer)
+_REMEMBERED: dict[str, Reader[Any]] = {
+    "node": text,
+    "service": lambda value, place: checked_name(text(value, place), place),
+    "address": lambda value, place: checked_address(text(value, place), place),
+    "port": whole(1, 65535),
+    "method": one_of({str(method): method for method in ForwardingMethod}),
+    "weight": whole(0, 65535),
+    "checked": truth,
+    "left_s": seconds(0, 1e12),
+}
 
 
-def _object(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{value!r} is no object")
-    return value
-
-
-def _list(value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"{value!r} is no list")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text")
-    return value
-
-
-def _number(value: object) -> int:
-    if type(value) is not int or value < 0:  # bool is an int, too
-        raise ValueError(f"{value!r} is no whole number")
-    return value
-
-
-def _method(value: object) -> ForwardingMethod:
-    try:
-        return ForwardingMethod[_text(value).upper()]
-    except KeyError:
-        raise ValueError(f"method {value!r} is not known") from None
+def _decode_remembered(document: object) -> Remembered:
+    found = read_object(document, "", _REMEMBERED, _REMEMBERED.keys() - {"left_s"})
+    offer = Offer(found["service"], found["port"], found["method"], found["weight"], found["checked"])
+    return Remembered(found["node"], found["address"], offer, found.get("left_s"))

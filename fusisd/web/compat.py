@@ -14,21 +14,9 @@ from typing import Any
 
 from bottle import HTTPResponse, request
 
+from fusisd.commands import AddDestination, AddService, Command, DeleteDestination, DeleteService
 from fusisd.errors import Invalid, NotFound
-from fusisd.model import (
-    SCHEDULERS,
-    AddDestination,
-    AddService,
-    Command,
-    DeleteDestination,
-    DeleteService,
-    Destination,
-    Service,
-    checked_address,
-    checked_name,
-    checked_port,
-    checked_weight,
-)
+from fusisd.model import SCHEDULERS, Destination, Service, checked_address, checked_name, checked_port, checked_weight
 from fusisd.ports import Core, DestinationView, ServiceView, Snapshot
 from fusisd.web import body
 from fusisd.web.errors import BadBody, MissingFields
@@ -56,6 +44,7 @@ _METHODS = {
 _PROTOCOLS = {str(protocol): protocol for protocol in Protocol}
 _SERVICE_KEYS = frozenset({"name", "host", "port", "protocol", "scheduler", "destinations"})
 _DESTINATION_KEYS = frozenset({"name", "host", "port", "weight", "mode", "service_id"})
+DRAIN_LIMIT_S = 60.0
 _ALIASES = {"address": "host", "serviceid": "service_id"}  # the dialect of 2018
 
 
@@ -83,14 +72,14 @@ class Compat:
         snapshot = self._core.snapshot()
         rendered = self._rendered
         if rendered is None or rendered[0] is not snapshot:
-            rendered = (snapshot, render([service_json(view) for view in snapshot.services]))
+            rendered = (snapshot, render([service_json(view) for view in snapshot.services if not view.draining]))
             self._rendered = rendered
         return json_response(rendered[1])
 
     def show_service(self, name: str) -> object:
         """One service of ours."""
         for view in self._core.snapshot().services:
-            if view.name == name and not view.foreign:
+            if view.name == name and not view.foreign and not view.draining:
                 return json_response(render(service_json(view)))
         raise NotFound(f"there is no service {name!r}")
 
@@ -102,8 +91,8 @@ class Compat:
         return _echo(_service_echo(service), ignored | ignored_below)
 
     def delete_service(self, name: str) -> object:
-        """Remove a service."""
-        self._submit(DeleteService(name))
+        """Remove a service: absent here at once, in the kernel when its connections have ended."""
+        self._submit(DeleteService(name, _drain_s()))
         return _empty()
 
     def add_destination(self, name: str) -> object:
@@ -117,8 +106,8 @@ class Compat:
         return _echo(_destination_json(destination, name), ignored)
 
     def delete_destination(self, name: str, destination: str) -> object:
-        """Remove a destination of a service."""
-        self._submit(DeleteDestination(name, destination))
+        """Remove a destination of a service, as a service is."""
+        self._submit(DeleteDestination(name, destination, _drain_s()))
         return _empty()
 
     def _submit(self, command: Command) -> None:
@@ -146,7 +135,7 @@ def who(environ: Mapping[str, Any]) -> str:
 
 def service_json(view: ServiceView) -> dict[str, object]:
     """A service in this dialect; one by firewall mark, for which it has no words, shows its key as Host."""
-    destinations = [_destination_json(destination, view.name) for destination in view.destinations]
+    destinations = [_destination_json(row, view.name) for row in view.destinations if row.drain_left_s is None]
     return _service(view.name, view.key, view.scheduler, destinations)
 
 
@@ -179,6 +168,11 @@ def _destination_json(view: DestinationView | Destination, service_id: str) -> d
         "Mode": str(view.method),
         "service_id": service_id,
     }
+
+
+def _drain_s() -> float | None:
+    """How long what is deleted may drain: as long as usual, or not at all with `?now=1`."""
+    return None if request.query.get("now") in ("1", "true") else DRAIN_LIMIT_S
 
 
 def _echo(value: object, ignored: frozenset[str]) -> HTTPResponse:

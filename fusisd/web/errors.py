@@ -47,6 +47,7 @@ STATUS: Mapping[type[FusisError], int] = {
     errors.Refused: 422,
     errors.Invalid: 422,
     errors.Conflict: 422,
+    errors.Stale: 412,
     errors.Unavailable: 503,
     errors.StoreError: 503,
 }

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from fusisd.bridge import Bridge
+from fusisd.commands import AddDestination, AddService, DeleteDestination, DeleteService
 from fusisd.committer import Committer
-from fusisd.control import Beginning, MembersSeen
+from fusisd.door import Door
 from fusisd.errors import Conflict, NotFound, StoreError, Unavailable
-from fusisd.model import AddDestination, AddService, DeleteDestination, DeleteService
+from fusisd.inbox import Beginning, MembersSeen, Told
 from fusisd.store.sqlite import SqliteIntents, SqliteLocal, open_database
 from tests.fusisd.world import WEB_KEY, Daemon, at, member, web
 
@@ -46,9 +47,9 @@ class Whole:
         intent = await self.call(self.intents.load)
         self.daemon = Daemon(Beginning(intent, serf_expected=False))
         control = self.daemon.control
-        self.committer = Committer(self.intents, self.local, self.call, intent)
-        self.committer.attach(control)
-        control._on_released = self.committer.release
+        self.committer = Committer(self.intents, self.local, self.call, intent, {}, self.daemon.clock)
+        self.committer.attach(control, Door(control, self.daemon.host))
+        control._told = Told(self.committer.gone, self.committer.remember, self.committer.drained)
         self.bridge = Bridge(asyncio.get_running_loop(), control, self.committer, self.daemon.clock)
         want = self.daemon.host.want
 

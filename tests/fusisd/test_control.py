@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 
-from fusisd.control import RETRY_S, Beginning, Committed, MembersSeen, ProbeChanged, Refresh
-from fusisd.model import Intent
+from fusisd.applier import RETRY_S
+from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged, Refresh
+from fusisd.model import Destination, Intent
 from fusisd.ports import Snapshot
 from tests.fusisd.world import UP, WEB_KEY, Daemon, at, check, down, member, web
 
@@ -162,12 +163,12 @@ def test_an_answer_waits_for_the_host_but_not_for_ever() -> None:
 
 def test_operations_beyond_a_turn_s_budget_go_on_in_the_next() -> None:
     daemon = Daemon(Beginning(Intent(), serf_expected=False))
-    daemon.clock.step_s = 0.001  # each operation takes a millisecond
-    many = {f"d{n}": at(n) for n in range(1, 200)}
+    daemon.clock.step_s = 0.06  # each look at the clock takes longer than a turn may
+    many = {f"d{n}": Destination(f"d{n}", f"10.1.{n // 250}.{n % 250 + 1}", 80) for n in range(1200)}
     daemon.control.enter(Committed(Intent({"web": web(destinations=many)}, 1), OURS))
     daemon.control.turn()
     first = len(daemon.weights())
-    assert 0 < first < 199
+    assert 0 < first < 1200
     for _ in range(20):
         daemon.control.turn()
-    assert len(daemon.weights()) == 199
+    assert len(daemon.weights()) == 1200

@@ -1,57 +1,28 @@
-"""Rise and fall as pure logic, probes against real sockets, the monitor on a real loop."""
+"""The monitor on a real loop: what it reports, in which order, with what limits, and that it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import resource
+import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
-from fusisd.health.monitor import PROBES_IN_FLIGHT, Monitor, Record, judged, pause_s
-from fusisd.health.probes import tcp_probe
-from fusisd.model import CheckSettings, CheckState, CheckTarget, Health
+from fusisd.health.lanes import AT_ONCE, Lane
+from fusisd.health.monitor import PROBES_IN_FLIGHT, SCRIPTS_IN_FLIGHT, Monitor
+from fusisd.health.probes import probe
+from fusisd.health.states import FREE_FALLS
+from fusisd.model import CheckKind, CheckSettings, CheckSpec, CheckState, CheckTarget, Health
 
-SETTINGS = CheckSettings(interval_s=1.0, rise=2, fall=3, fast_interval_s=0.25)
 FAST = CheckSettings(interval_s=0.02, timeout_s=0.5, rise=1, fall=2, fast_interval_s=0.01)
 
 
-def after(results: str) -> Record:
-    record = Record()
-    for now, result in enumerate(results):
-        record = judged(record, "" if result == "+" else "refused", SETTINGS, float(now))
-    return record
-
-
-@pytest.mark.parametrize(
-    ("results", "state", "since"),
-    [
-        ("", CheckState.UNKNOWN, 0.0),
-        ("+", CheckState.UNKNOWN, 0.0),
-        ("++", CheckState.UP, 1.0),
-        ("--", CheckState.UNKNOWN, 0.0),
-        ("---", CheckState.DOWN, 2.0),
-        ("++--+--", CheckState.UP, 1.0),
-        ("++---", CheckState.DOWN, 4.0),
-        ("++---+", CheckState.DOWN, 4.0),
-        ("++---++", CheckState.UP, 6.0),
-        ("+-+-+-+", CheckState.UNKNOWN, 0.0),
-    ],
-)
-def test_rise_and_fall_decide(results: str, state: CheckState, since: float) -> None:
-    health = after(results).health
-    assert (health.state, health.since_s) == (state, since)
-
-
-@pytest.mark.parametrize(
-    ("results", "pause"), [("", 0.25), ("+", 0.25), ("++", 1.0), ("++-", 0.25), ("++---", 1.0), ("++---+", 0.25)]
-)
-def test_probes_come_faster_while_result_and_state_disagree(results: str, pause: float) -> None:
-    assert pause_s(after(results), SETTINGS) == pause
+def at(port: int, kind: CheckKind = CheckKind.TCP, timing: CheckSettings = FAST) -> CheckTarget:
+    return CheckTarget("127.0.0.1", port, CheckSpec(kind, timing=timing))
 
 
 def listening() -> socket.socket:
@@ -61,58 +32,7 @@ def listening() -> socket.socket:
 
 
 def target(sock: socket.socket) -> CheckTarget:
-    return CheckTarget("127.0.0.1", sock.getsockname()[1])
-
-
-def test_a_probe_passes_where_something_listens_and_says_why_not_elsewhere() -> None:
-    with listening() as sock:
-        assert asyncio.run(tcp_probe(target(sock), 2.0)) == ""
-        gone = target(sock)
-    assert asyncio.run(tcp_probe(gone, 2.0)) == "connection refused"
-
-
-def test_a_server_that_does_not_accept_in_time_fails() -> None:
-    """A full backlog drops SYNs: what a dead host looks like."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(0)
-        fillers = [socket.socket() for _ in range(3)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(sock.getsockname())
-        assert asyncio.run(tcp_probe(target(sock), 0.3)) == "no answer within 0.3 s"
-        for filler in fillers:
-            filler.close()
-
-
-def in_time_wait(port: int) -> int:
-    """Connections of this port in state 06 (proc(5), /proc/net/tcp)."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[3] == "06" and f":{port:04X}" in row[1] + row[2] for row in rows)
-
-
-def test_probes_leave_nothing_in_time_wait() -> None:
-    async def probe(where: CheckTarget) -> None:
-        for _ in range(20):
-            assert await tcp_probe(where, 2.0) == ""
-
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as sock:
-        asyncio.run(probe(target(sock)))
-        assert in_time_wait(target(sock).port) == 0
-
-
-@pytest.fixture
-def few_descriptors() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def test_a_probe_that_this_machine_cannot_make_says_nothing_of_the_server(few_descriptors: None) -> None:
-    probing = tcp_probe(CheckTarget("127.0.0.1", 1), 1.0)
-    with pytest.raises(OSError, match="Too many open files"):
-        probing.send(None)  # no loop: it would need descriptors of its own
+    return at(sock.getsockname()[1])
 
 
 Scenario = Callable[[Monitor, list[tuple[CheckTarget, Health]]], Awaitable[None]]
@@ -121,7 +41,7 @@ Scenario = Callable[[Monitor, list[tuple[CheckTarget, Health]]], Awaitable[None]
 def watched(scenario: Scenario) -> None:
     async def run() -> None:
         seen: list[tuple[CheckTarget, Health]] = []
-        monitor = Monitor(tcp_probe, lambda t, h: seen.append((t, h)), time.monotonic, FAST)
+        monitor = Monitor(probe, lambda t, h: seen.append((t, h)), time.monotonic)
         try:
             async with asyncio.timeout(20):
                 await scenario(monitor, seen)
@@ -172,8 +92,8 @@ def test_a_defect_in_a_probe_is_a_failed_probe(caplog: pytest.LogCaptureFixture)
 
     async def run() -> None:
         seen: list[Health] = []
-        monitor = Monitor(broken, lambda _, health: seen.append(health), time.monotonic, FAST)
-        monitor.want(frozenset({CheckTarget("127.0.0.1", 1)}))
+        monitor = Monitor(broken, lambda _, health: seen.append(health), time.monotonic)
+        monitor.want(frozenset({at(1)}))
         async with asyncio.timeout(10):
             await until(lambda: bool(seen))
         await monitor.close()
@@ -187,7 +107,7 @@ def test_a_defect_in_a_probe_is_a_failed_probe(caplog: pytest.LogCaptureFixture)
 def test_a_probe_that_could_not_be_made_changes_no_state(caplog: pytest.LogCaptureFixture) -> None:
     results: list[str | OSError] = ["", OSError(errno.EMFILE, "Too many open files")]
 
-    async def probe(target: CheckTarget, timeout_s: float) -> str:
+    async def probing(target: CheckTarget, timeout_s: float) -> str:
         result = results.pop(0) if len(results) > 1 else results[0]
         if isinstance(result, OSError):
             asked.append(result)
@@ -195,16 +115,18 @@ def test_a_probe_that_could_not_be_made_changes_no_state(caplog: pytest.LogCaptu
         return result
 
     async def run() -> None:
-        monitor = Monitor(probe, lambda _, health: seen.append(health.state), time.monotonic, FAST)
-        monitor.want(frozenset({CheckTarget("127.0.0.1", 1)}))
+        monitor = Monitor(probing, lambda _, health: seen.append(health), time.monotonic)
+        monitor.want(frozenset({at(1)}))
         async with asyncio.timeout(10):
             await until(lambda: len(asked) >= 5)
         await monitor.close()
 
     asked: list[OSError] = []
-    seen: list[CheckState] = []
+    seen: list[Health] = []
     asyncio.run(run())
-    assert seen == [CheckState.UP]
+    assert [health.state for health in seen] == [CheckState.UP, CheckState.UP]
+    assert [health.reason for health in seen] == ["", "this machine cannot ask: Too many open files"]
+    assert seen[0].since_s == seen[1].since_s
     assert caplog.text.count("its state stays as it is") == 1
 
 
@@ -214,7 +136,7 @@ def test_probes_in_flight_are_limited_and_each_target_has_one() -> None:
         most = 0
         landing = asyncio.Event()
 
-        async def probe(target: CheckTarget, timeout_s: float) -> str:
+        async def probing(target: CheckTarget, timeout_s: float) -> str:
             nonlocal most
             flying.append(target)
             most = max(most, len(flying))
@@ -222,9 +144,9 @@ def test_probes_in_flight_are_limited_and_each_target_has_one() -> None:
             flying.remove(target)
             return ""
 
-        targets = frozenset(CheckTarget("127.0.0.1", port) for port in range(1, PROBES_IN_FLIGHT + 101))
+        targets = frozenset(at(port) for port in range(1, PROBES_IN_FLIGHT + 101))
         up: set[CheckTarget] = set()
-        monitor = Monitor(probe, lambda where, _: up.add(where), time.monotonic, FAST)
+        monitor = Monitor(probing, lambda where, _: up.add(where), time.monotonic)
         monitor.want(targets)
         monitor.want(targets)
         async with asyncio.timeout(20):
@@ -244,14 +166,14 @@ def test_targets_that_are_new_together_are_not_probed_in_step() -> None:
         rounds: dict[CheckTarget, int] = {}
         began_s = time.monotonic()
 
-        async def probe(target: CheckTarget, timeout_s: float) -> str:
+        async def probing(target: CheckTarget, timeout_s: float) -> str:
             rounds[target] = rounds.get(target, 0) + 1
             if rounds[target] == 2:
                 seconds.append(time.monotonic() - began_s)
             return ""
 
-        monitor = Monitor(probe, lambda *_: None, time.monotonic, CheckSettings(interval_s=0.5))
-        monitor.want(frozenset(CheckTarget("127.0.0.1", port) for port in range(1, 51)))
+        monitor = Monitor(probing, lambda *_: None, time.monotonic)
+        monitor.want(frozenset(at(port, timing=CheckSettings(interval_s=0.5)) for port in range(1, 51)))
         async with asyncio.timeout(10):
             await until(lambda: len(seconds) == 50)
         await monitor.close()
@@ -267,11 +189,185 @@ def test_closing_while_probes_hang_leaves_no_task() -> None:
         return ""
 
     async def run() -> None:
-        monitor = Monitor(hanging, lambda *_: None, time.monotonic, FAST)
-        monitor.want(frozenset(CheckTarget("127.0.0.1", port) for port in range(1, 11)))
+        monitor = Monitor(hanging, lambda *_: None, time.monotonic)
+        monitor.want(frozenset(at(port) for port in range(1, 11)))
         await asyncio.sleep(0)
         monitor.want(frozenset())
         await monitor.close()
         assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(run())
+
+
+async def passing(target: CheckTarget, timeout_s: float) -> str:
+    return ""
+
+
+def test_each_target_is_asked_as_its_own_check_says() -> None:
+    """One that is asked seldom with a long limit beside one that is asked often."""
+
+    async def run() -> None:
+        asked: dict[CheckTarget, list[float]] = {}
+
+        async def probing(target: CheckTarget, timeout_s: float) -> str:
+            asked.setdefault(target, []).append(timeout_s)
+            return ""
+
+        seldom, often = at(1, timing=replace(FAST, interval_s=3600.0, timeout_s=7.0)), at(1)
+        monitor = Monitor(probing, lambda *_: None, time.monotonic)
+        monitor.want(frozenset({seldom, often}))
+        async with asyncio.timeout(10):
+            await until(lambda: len(asked.get(often, ())) >= 5)
+        await monitor.close()
+        assert asked[seldom] == [7.0]
+        assert set(asked[often]) == {0.5}
+
+    asyncio.run(run())
+
+
+def test_a_target_without_a_check_is_never_asked() -> None:
+    async def run() -> None:
+        up: list[CheckTarget] = []
+        monitor = Monitor(passing, lambda where, _: up.append(where), time.monotonic)
+        unchecked, other = at(1, CheckKind.NONE), at(2)
+        monitor.want(frozenset({unchecked, other}))
+        async with asyncio.timeout(10):
+            await until(lambda: up == [other])
+        monitor.want(frozenset({other}))
+        monitor.want(frozenset({unchecked}))
+        await monitor.close()
+        assert up == [other]
+
+    asyncio.run(run())
+
+
+def test_scripts_have_slots_of_their_own_and_hold_up_nobody() -> None:
+    async def run() -> None:
+        flying = 0
+        up: set[CheckTarget] = set()
+
+        async def probing(target: CheckTarget, timeout_s: float) -> str:
+            nonlocal flying
+            if target.spec.kind is CheckKind.SCRIPT:
+                flying += 1
+                await asyncio.Event().wait()
+            return ""
+
+        monitor = Monitor(probing, lambda where, _: up.add(where), time.monotonic)
+        others = frozenset(at(port) for port in range(1, 101))
+        monitor.want(others | {at(port, CheckKind.SCRIPT) for port in range(1, 101)})
+        async with asyncio.timeout(10):
+            await until(lambda: up == others)
+        assert flying == SCRIPTS_IN_FLIGHT
+        await monitor.close()
+
+    asyncio.run(run())
+
+
+def test_a_target_that_comes_again_begins_anew() -> None:
+    async def run() -> None:
+        seen: list[CheckState] = []
+        monitor = Monitor(passing, lambda _, health: seen.append(health.state), time.monotonic)
+        async with asyncio.timeout(10):
+            for times in (1, 2, 3):
+                monitor.want(frozenset({at(1)}))
+                await until(lambda: len(seen) == times)  # noqa: B023 – awaited before the next
+                monitor.want(frozenset())
+        await monitor.close()
+        assert seen == [CheckState.UP] * 3
+
+    asyncio.run(run())
+
+
+def test_whoever_hears_of_a_change_may_want_something_else_at_once() -> None:
+    async def run() -> None:
+        seen: list[CheckTarget] = []
+
+        def changed(where: CheckTarget, health: Health) -> None:
+            seen.append(where)
+            monitor.want(frozenset({at(2)}) if where == at(1) else frozenset())
+
+        monitor = Monitor(passing, changed, time.monotonic)
+        monitor.want(frozenset({at(1)}))
+        async with asyncio.timeout(10):
+            await until(lambda: seen == [at(1), at(2)])
+        await monitor.close()
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(run())
+
+
+def test_a_target_that_flaps_is_held_down_and_the_reason_says_so() -> None:
+    async def run() -> None:
+        seen: list[Health] = []
+
+        async def flapping(target: CheckTarget, timeout_s: float) -> str:
+            if seen and seen[-1].state is CheckState.UP:
+                return "refused"
+            return ""
+
+        timing = replace(FAST, fall=1)
+        monitor = Monitor(flapping, lambda _, health: seen.append(health), time.monotonic)
+        monitor.want(frozenset({at(1, timing=timing)}))
+        async with asyncio.timeout(10):
+            await until(lambda: bool(seen) and seen[-1].reason.startswith("passes, but fell"))
+        await monitor.close()
+        assert sum(health.reason == "refused" for health in seen) == FREE_FALLS + 1
+        assert seen[-1].state is CheckState.DOWN
+
+    asyncio.run(run())
+
+
+def test_more_probes_than_can_be_made_stretch_the_intervals_visibly(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every slot is taken for longer than the interval; with fewer targets all is in time again."""
+    monkeypatch.setattr("fusisd.health.monitor.MEASURED_EVERY_S", 0.1)
+
+    async def run() -> None:
+        async def slow(target: CheckTarget, timeout_s: float) -> str:
+            await asyncio.sleep(0.2)
+            return ""
+
+        monitor = Monitor(slow, lambda *_: None, time.monotonic)
+        assert monitor.stretch == 1.0
+        monitor.want(frozenset(at(port) for port in range(1, 4 * PROBES_IN_FLIGHT)))
+        async with asyncio.timeout(60):
+            await until(lambda: monitor.stretch > 1.3 and monitor.per_second > 0)
+            monitor.want(frozenset({at(1)}))
+            await until(lambda: monitor.stretch == 1.0)
+        await monitor.close()
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(run())
+    # As often as it began, not once a second; the measured seconds are short here, so it may begin twice.
+    begun, over = (caplog.text.count(words) for words in ("intervals stretch", "all probes are made in time again"))
+    assert 1 <= begun == over <= 3
+
+
+def test_a_lane_begins_few_in_one_turn_of_the_loop_and_in_order() -> None:
+    async def run() -> None:
+        begun: list[int] = []
+
+        def begin(number: int) -> bool:
+            begun.append(number)
+            return number % 2 == 0  # odd ones are wanted no more: they take no slot
+
+        lane: Lane[int] = Lane(100, begin)
+        for number in range(150):
+            lane.join(number)
+        assert begun == []
+        await asyncio.sleep(0)
+        assert begun == list(range(AT_ONCE))
+        async with asyncio.timeout(10):
+            await until(lambda: len(begun) == 150)
+        assert begun == list(range(150))
+        assert lane.waiting == 0
+        for number in range(100):
+            lane.join(2 * number)
+        async with asyncio.timeout(10):
+            await until(lambda: lane.waiting == 75)
+            lane.leave()
+            await until(lambda: lane.waiting == 74)
 
     asyncio.run(run())

@@ -81,6 +81,9 @@ def test_memory_is_recalled_as_remembered_and_a_list_settles_it() -> None:
     nodes = membership.update({}, [member(1), member(2, "left")], 0.0)
     memory = membership.memory(nodes)
     recalled = membership.recalled(memory, 9.0)
-    assert {name: node.status for name, node in recalled.items()} == {"rs1": NodeStatus.REMEMBERED}
+    assert {node.status for node in recalled.values()} == {NodeStatus.REMEMBERED}
+    assert (recalled["rs1"].withdrawn, recalled["rs2"].withdrawn) == ({}, {"web": 0.0}), "what had left drains on"
+    assert membership.update(recalled, [member(2, "left")], 10.0)["rs2"].since_s == 0.0
+    assert set(membership.recalled(memory, membership.WITHDRAWN_KEPT_S + 1)) == {"rs1"}
     assert recalled["rs1"].offers == nodes["rs1"].offers
     assert membership.update(recalled, [member(1)], 10.0)["rs1"].status is NodeStatus.ALIVE

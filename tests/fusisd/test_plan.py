@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fusisd import plan, target
-from fusisd.model import HostWanted, Intent
-from fusisd.plan import Verb
+from fusisd.model import Intent
+from fusisd.plan import Bounds
 from fusisd.ports import KernelDestination, KernelService, KernelTable
 from fusisd.target import Target, World
-from pyipvs import Destination, ForwardingMethod, Service, ServiceKey
+from pyipvs import (
+    AddDestination,
+    AddService,
+    Change,
+    DeleteDestination,
+    DeleteService,
+    Destination,
+    ForwardingMethod,
+    Service,
+    ServiceKey,
+    UpdateDestination,
+    UpdateService,
+)
 from tests.fusisd.world import ROUTE, VIP, WEB_KEY, at, web
 
 FOREIGN = ServiceKey.parse("tcp/10.9.9.9:80")
@@ -26,52 +40,56 @@ def table(*rows: tuple[int, int], key: ServiceKey = WEB_KEY, scheduler: str = "r
     return {key: KernelService(Service(key, scheduler), {d.key: KernelDestination(d) for d in destinations})}
 
 
-def verbs(ops: tuple[plan.Op, ...]) -> list[Verb]:
-    return [op.verb for op in ops]
+def verbs(ops: tuple[plan.Op, ...]) -> list[type[Change]]:
+    return [type(op.change) for op in ops]
 
 
-OURS = frozenset({WEB_KEY})
+def diff(target: Target, table: KernelTable, bounds: Bounds) -> tuple[plan.Op, ...]:
+    return plan.diff({*target.services, *table}, target.services, table, bounds)
+
+
+OURS = Bounds(frozenset({WEB_KEY}))
 
 
 def test_an_empty_kernel_gets_service_then_destinations() -> None:
-    ops = plan.diff(wanted(1, 2), {}, OURS)
-    assert verbs(ops) == [Verb.ADD_SERVICE, Verb.ADD_DESTINATION, Verb.ADD_DESTINATION]
+    ops = diff(wanted(1, 2), {}, OURS)
+    assert verbs(ops) == [AddService, AddDestination, AddDestination]
 
 
 def test_capacity_is_added_before_it_is_taken() -> None:
-    ops = plan.diff(wanted(2, 3, weight=5), table((1, 1), (2, 1)), OURS)
-    assert verbs(ops) == [Verb.ADD_DESTINATION, Verb.UPDATE_DESTINATION, Verb.DELETE_DESTINATION]
+    ops = diff(wanted(2, 3, weight=5), table((1, 1), (2, 1)), OURS)
+    assert verbs(ops) == [AddDestination, UpdateDestination, DeleteDestination]
 
 
 def test_what_is_equal_needs_nothing() -> None:
-    assert plan.diff(wanted(1), table((1, 1)), OURS) == ()
+    assert diff(wanted(1), table((1, 1)), OURS) == ()
 
 
 def test_a_changed_scheduler_is_an_update() -> None:
-    assert verbs(plan.diff(wanted(1), table((1, 1), scheduler="wrr"), OURS)) == [Verb.UPDATE_SERVICE]
+    assert verbs(diff(wanted(1), table((1, 1), scheduler="wrr"), OURS)) == [UpdateService]
 
 
 def test_foreign_services_are_never_touched() -> None:
-    assert plan.diff(Target(), table((1, 1), key=FOREIGN), frozenset()) == ()
-    assert plan.diff(wanted(), {**table(key=FOREIGN), **table()}, OURS) == ()
+    assert diff(Target(), table((1, 1), key=FOREIGN), Bounds(frozenset())) == ()
+    assert diff(wanted(), {**table(key=FOREIGN), **table()}, OURS) == ()
 
 
 def test_a_destination_that_nobody_asked_for_goes_unless_serf_has_not_spoken_yet() -> None:
-    (op,) = plan.diff(wanted(1), table((1, 1), (9, 1)), OURS)
-    assert (op.verb, op.reason) == (Verb.DELETE_DESTINATION, "nobody asked for it")
-    assert plan.diff(wanted(1), table((1, 1), (9, 1)), OURS, keep_unknown=True) == ()
+    (op,) = diff(wanted(1), table((1, 1), (9, 1)), OURS)
+    assert (type(op.change), op.reason) == (DeleteDestination, "nobody asked for it")
+    assert diff(wanted(1), table((1, 1), (9, 1)), replace(OURS, keep_unknown=True)) == ()
 
 
 def test_a_service_goes_after_its_vip_unless_another_service_has_the_vip() -> None:
-    assert plan.diff(Target(), table(), OURS, held_vips=frozenset({VIP})) == ()
-    assert verbs(plan.diff(Target(), table(), OURS)) == [Verb.DELETE_SERVICE]
-    shared = Target(host=HostWanted(frozenset({VIP})))
-    assert verbs(plan.diff(shared, table(), OURS, held_vips=frozenset({VIP}))) == [Verb.DELETE_SERVICE]
+    assert diff(Target(), table(), replace(OURS, held_vips=frozenset({VIP}))) == ()
+    assert verbs(diff(Target(), table(), OURS)) == [DeleteService]
+    shared = replace(OURS, held_vips=frozenset({VIP}), wanted_vips=frozenset({VIP}))
+    assert verbs(diff(Target(), table(), shared)) == [DeleteService]
 
 
 def test_an_operation_reads_like_a_sentence() -> None:
-    *_, op = plan.diff(wanted(1), {}, OURS)
-    assert str(op) == "add destination tcp/10.0.0.1:80 10.0.0.11:80 weight 1 route"
+    *_, op = diff(wanted(1), {}, OURS)
+    assert str(op) == "add destination 10.0.0.11:80 to tcp/10.0.0.1:80 (route, weight 1)"
     assert op.reason == "d1 up"
 
 
@@ -104,9 +122,8 @@ def test_applying_a_plan_and_asking_again_gives_nothing(
     })  # fmt: skip
     owned = frozenset(KEYS) - others
     built = target.build(World(intent, table=before, owned=owned), 0.0)
-    now = before
-    for op in plan.diff(built, before, owned):
-        assert op.key in owned
-        now = plan.after(now, op)
-    assert plan.diff(built, now, owned) == ()
+    ops = diff(built, before, Bounds(owned))
+    assert {op.change.key for op in ops} <= owned
+    now = plan.after(before, [op.change for op in ops])
+    assert diff(built, now, Bounds(owned)) == ()
     assert {key: now.get(key) for key in others} == {key: before.get(key) for key in others}

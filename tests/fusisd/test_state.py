@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fusisd import state
+from fusisd.commands import AddDestination, AddService, Command, DeleteDestination, DeleteService
 from fusisd.errors import Conflict, Invalid, NotFound
-from fusisd.model import AddDestination, AddService, Command, DeleteDestination, DeleteService, Intent
+from fusisd.model import Intent
 from tests.fusisd.world import NAT, TUNNEL, at, web
 
 

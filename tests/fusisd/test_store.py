@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sqlite3
 import stat
-import subprocess
-import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,48 +19,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusisd.errors import Conflict, StartupError, StoreError
-from fusisd.model import Destination, Offer, Service
-from fusisd.ports import Remembered
-from fusisd.store.sqlite import (
-    SqliteIntents,
-    SqliteLocal,
-    decode_service,
-    encode_service,
-    lock_state,
-    machine_identity,
-    open_database,
-)
-from pyipvs import ForwardingMethod, ServiceKey
-from tests.fusisd.world import at, web
+from fusisd.model import Destination, Intent, Offer, Service
+from fusisd.ports import Change, Remembered
+from fusisd.store.file import SCHEMA_VERSION
+from fusisd.store.sqlite import SqliteIntents, SqliteLocal, lock_state, machine_identity, open_database, set_aside
+from pyipvs import ForwardingMethod, ServiceKey, Timeouts
+from tests.fusisd import strategies
 
-names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,20}", fullmatch=True)
-destinations = st.builds(
-    Destination,
-    names,
-    st.ip_addresses().filter(lambda ip: not (ip.is_multicast or ip.is_unspecified or ip.is_reserved)).map(str),
-    st.integers(1, 65535),
-    st.integers(0, 65535),
-    st.sampled_from([ForwardingMethod.NAT, ForwardingMethod.ROUTE, ForwardingMethod.TUNNEL]),
-)
-services = st.builds(
-    lambda name, key, scheduler, persistence, rows, out: Service(
-        name, ServiceKey.parse(key), scheduler, persistence, {row.name: row for row in rows}, frozenset(out)
+changes = st.lists(
+    st.builds(
+        Change,
+        st.dictionaries(st.sampled_from("abcd"), st.none() | strategies.services(), max_size=3),
+        st.none() | strategies.timeouts,
+        st.none() | strategies.ranges,
     ),
-    names,
-    st.sampled_from(["tcp/10.0.0.1:80", "udp/[fd00::1]:53", "sctp/10.0.0.2:9", "fwmark/7"]),
-    st.sampled_from(["rr", "mh"]),
-    st.integers(0, 1000),
-    st.lists(destinations, max_size=4),
-    st.sets(names, max_size=3),
+    max_size=6,
 )
 
 
-changes = st.lists(st.dictionaries(st.sampled_from("abcd"), st.none() | services, max_size=3), max_size=8)
+def web(name: str = "web", key: str = "tcp/10.0.0.1:80", **settings: Any) -> Service:
+    return Service(name, ServiceKey.parse(key), **settings)
 
 
-@given(services)
-def test_a_service_comes_back_from_its_document_as_it_was(service: Service) -> None:
-    assert decode_service(service.name, encode_service(service)) == service
+def at(number: int, **settings: Any) -> Destination:
+    return Destination(f"d{number}", f"10.0.0.{10 + number}", 80, **settings)
 
 
 def stores(path: Path, machine: str = "m") -> tuple[SqliteIntents, SqliteLocal, sqlite3.Connection]:
@@ -72,8 +53,8 @@ def stores(path: Path, machine: str = "m") -> tuple[SqliteIntents, SqliteLocal, 
 def test_what_is_committed_is_loaded_again(tmp_path: Path) -> None:
     path = tmp_path / "db"
     intents, _, database = stores(path)
-    assert intents.commit(0, {"web": web(destinations={"d1": at(1)}), "b": web("b", "tcp/10.0.0.2:80")}) == 1
-    assert intents.commit(1, {"b": None}) == 2
+    assert intents.commit(0, Change({"web": web(destinations={"d1": at(1)}), "b": web("b", "tcp/10.0.0.2:80")})) == 1
+    assert intents.commit(1, Change({"b": None})) == 2
     database.close()
     intents, _, database = stores(path)
     loaded = intents.load()
@@ -82,27 +63,34 @@ def test_what_is_committed_is_loaded_again(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40)
 @given(changes)
-def test_any_commits_load_back_as_what_they_amount_to(commits: list[dict[str, Service | None]]) -> None:
-    expected: dict[str, Service] = {}
+def test_any_commits_load_back_as_what_they_amount_to(commits: list[Change]) -> None:
+    expected = Intent()
     with tempfile.TemporaryDirectory() as home:
         path = Path(home, "db")
-        for revision, change in enumerate(commits):
-            rows = {name: replace(service, name=name) if service else None for name, service in change.items()}
+        for revision, change in enumerate(commits, 1):
+            rows = {name: replace(service, name=name) if service else None for name, service in change.services.items()}
             intents, _, database = stores(path)  # opened anew each time, as after a restart
-            assert intents.commit(revision, rows) == revision + 1
+            assert intents.commit(revision - 1, replace(change, services=rows)) == revision
             database.close()
-            expected = {name: row for name, row in {**expected, **rows}.items() if row is not None}
+            kept = {**expected.services, **{name: row and replace(row, revision=revision) for name, row in rows.items()}}
+            services = {name: row for name, row in kept.items() if row is not None}
+            timeouts = expected.timeouts if change.timeouts is None else change.timeouts
+            ranges = expected.ranges if change.ranges is None else change.ranges
+            expected = Intent(services, revision, timeouts, ranges)
         intents, _, database = stores(path)
         loaded = intents.load()
         database.close()
-    assert (loaded.revision, dict(loaded.services)) == (len(commits), expected)
+    assert loaded == expected
+    assert {row.name: row.revision for row in loaded.services.values()} == {
+        row.name: row.revision for row in expected.services.values()
+    }
 
 
 def test_everything_on_disk_is_for_the_owner_only(tmp_path: Path) -> None:
     intents, _, database = stores(tmp_path / "db")
-    intents.commit(0, {"web": web()})
+    intents.commit(0, Change({"web": web()}))
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
     database.close()
     assert modes == {"db": 0o600, "db-wal": 0o600, "db-shm": 0o600}
@@ -110,15 +98,15 @@ def test_everything_on_disk_is_for_the_owner_only(tmp_path: Path) -> None:
 
 def test_a_full_disk_refuses_the_change_and_keeps_what_was_there(tmp_path: Path) -> None:
     intents, _, database = stores(tmp_path / "db")
-    intents.commit(0, {"web": web()})
+    intents.commit(0, Change({"web": web()}))
     (pages,) = database.execute("PRAGMA page_count").fetchone()
     database.execute(f"PRAGMA max_page_count={pages}")
     many = {f"s{number}": web(f"s{number}", f"tcp/10.0.1.{number}:80") for number in range(1, 200)}
     with pytest.raises(StoreError, match="full"):
-        intents.commit(1, many)
+        intents.commit(1, Change(many))
     assert (intents.load().revision, set(intents.load().services)) == (1, {"web"})
     database.execute(f"PRAGMA max_page_count={pages + 1000}")
-    assert intents.commit(1, many) == 2
+    assert intents.commit(1, Change(many)) == 2
     database.close()
 
 
@@ -131,76 +119,244 @@ def test_a_call_from_another_thread_is_refused(tmp_path: Path) -> None:
 
 def test_a_commit_on_an_old_revision_is_a_conflict_and_changes_nothing(tmp_path: Path) -> None:
     intents, _, database = stores(tmp_path / "db")
-    intents.commit(0, {"web": web()})
+    intents.commit(0, Change({"web": web()}))
     with pytest.raises(Conflict):
-        intents.commit(0, {"web": None})
+        intents.commit(0, Change({"web": None}))
     assert set(intents.load().services) == {"web"}
+    database.close()
+
+
+def test_what_would_not_come_back_is_not_stored(tmp_path: Path) -> None:
+    intents, _, database = stores(tmp_path / "db")
+    intents.commit(0, Change({"web": web()}))
+    with pytest.raises(StoreError, match="service b cannot be stored: destinations.d1.weight -1"):
+        intents.commit(1, Change({"b": web("b", destinations={"d1": at(1, weight=-1)})}))
+    with pytest.raises(StoreError, match="service b cannot be stored: it would come back as"):
+        intents.commit(1, Change({"b": web("b", destinations={"d1": replace(at(1), address="FD00::11")}, scheduler="mh",
+                                           key="tcp/[fd00::1]:80")}))  # fmt: skip
+    assert (intents.load().revision, set(intents.load().services)) == (1, {"web"})
     database.close()
 
 
 def test_ownership_is_of_this_machine_s_life_only(tmp_path: Path) -> None:
     path = tmp_path / "db"
-    _, local, database = stores(path, "boot 1")
-    row = Remembered("rs1", "10.0.0.11", Offer("web", 80, weight=3, checked=False))
+    _, local, database = stores(path, "boot1 ns1")
+    rows = (
+        Remembered("rs1", "10.0.0.11", Offer("web", 80, weight=3, checked=False)),
+        Remembered("rs2", "10.0.0.12", Offer("web", 80, ForwardingMethod.TUNNEL), left_s=12.5),
+    )
     local.claim("vip", {"10.0.0.1": "eth0", "10.0.0.2": "eth0"})
     local.release("vip", ["10.0.0.2", "unknown"])
-    local.remember([row])
-    assert (local.owned("vip"), local.owned("service"), local.remembered()) == ({"10.0.0.1": "eth0"}, {}, (row,))
+    local.remember(rows)
+    assert (local.owned("vip"), local.owned("service"), local.remembered()) == ({"10.0.0.1": "eth0"}, {}, rows)
     database.close()
-    _, local, database = stores(path, "boot 2")
+    _, local, database = stores(path, "boot1 ns2")
     assert (local.owned("vip"), local.remembered()) == ({}, ())
+    local.remember([])
     database.close()
+    _, local, database = stores(path, "boot1 ns1")
+    assert (local.owned("vip"), local.remembered()) == ({"10.0.0.1": "eth0"}, rows), "a start elsewhere lost nothing"
+    database.close()
+    for machine in ("boot2 ns1", "boot1 ns1"):
+        _, local, database = stores(path, machine)
+        assert (local.owned("vip"), local.remembered()) == ({}, ())
+        database.close()
 
 
-def test_a_damaged_file_is_named_and_left_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["all", "head", "page", "cut"])
+def test_a_damaged_file_is_named_with_the_mend_and_left_as_it_is(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "db"
-    path.write_bytes(b"not a database" * 100)
-    with pytest.raises(StoreError, match="move it aside"):
-        open_database(path)
-    assert path.read_bytes() == b"not a database" * 100
-
-
-def test_a_damaged_row_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    intents, _, database = stores(tmp_path / "db")
-    database.execute("INSERT INTO services VALUES ('web', '{\"key\": \"tcp/nonsense\"}')")
-    with pytest.raises(StoreError, match="db: service 'web' is damaged"):
-        intents.load()
+    intents, _, database = stores(path)
+    intents.commit(0, Change({f"s{row}": web(f"s{row}", f"fwmark/{row}") for row in range(1, 400)}))
     database.close()
+    good = path.read_bytes()
+    bad = {
+        "all": b"not a database" * 100,
+        "head": b"\0" * 16 + good[16:],
+        "page": good[: 5 * 4096] + b"\xff" * 4096 + good[6 * 4096 :],
+        "cut": good[: len(good) // 2],
+    }[damage]
+    path.write_bytes(bad)
+    with pytest.raises(StoreError, match="^.*/db.*; fusisd --recover-store sets it aside and starts with an empty one"):
+        open_database(path)
+    assert path.read_bytes() == bad
 
 
-DOCUMENT: dict[str, Any] = {
-    "key": "tcp/10.0.0.1:80",
-    "scheduler": "rr",
-    "persistence_s": 0,
-    "destinations": [{"name": "d1", "address": "10.0.0.11", "port": 80, "weight": 1, "method": "nat"}],
-    "excluded": [],
-}
-ROW: dict[str, Any] = DOCUMENT["destinations"][0]
+def test_a_damaged_file_is_set_aside_whole_and_nothing_set_aside_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "fusisd.db"
+    for number in (1, 2):
+        intents, _, database = stores(path)
+        intents.commit(0, Change({f"s{number}": web(f"s{number}")}))  # in the log: the file itself is empty yet
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}.kept").write_bytes(Path(f"{path}{suffix}").read_bytes())
+        database.close()
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}.kept").rename(f"{path}{suffix}")
+        aside = set_aside(path)
+        assert aside == tmp_path / f"fusisd.db.damaged-{number}"
+        assert not [name for name in os.listdir(tmp_path) if name in ("fusisd.db", "fusisd.db-wal", "fusisd.db-shm")]
+    for number in (1, 2):
+        intents, _, database = stores(tmp_path / f"fusisd.db.damaged-{number}")
+        assert set(intents.load().services) == {f"s{number}"}, "with its log"
+        database.close()
+
+
+def test_a_log_left_from_an_interrupted_setting_aside_keeps_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    open_database(path).close()
+    Path(f"{path}.damaged-1-wal").write_text("of a first attempt")
+    assert set_aside(path) == Path(f"{path}.damaged-2")
+    assert Path(f"{path}.damaged-1-wal").read_text() == "of a first attempt"
+    with pytest.raises(StoreError, match="cannot set .*db aside as .*damaged-3: No such file"):
+        set_aside(path)
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """As a user whom the permissions of files bind: root they do not."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.fixture
+def readable() -> Iterator[Path]:
+    """A directory with a store that anybody may read."""
+    with tempfile.TemporaryDirectory() as home:
+        directory = Path(home)
+        database = open_database(directory / "db")
+        database.close()
+        (directory / "db").chmod(0o666)
+        directory.chmod(0o555)
+        yield directory
+        directory.chmod(0o755)
+
+
+def test_a_directory_that_may_not_be_written_is_an_error_that_says_so(readable: Path) -> None:
+    with nobody(), pytest.raises(StoreError, match="db: .*must be allowed to read, write and make files in its directory"):
+        open_database(readable / "db")
+    with nobody(), pytest.raises(StoreError, match="cannot open .*/new: Permission denied; fusisd must be allowed"):
+        open_database(readable / "new")
+    with nobody(), pytest.raises(StoreError, match="cannot set .* aside as .*: Permission denied"):
+        set_aside(readable / "db")
+    assert sorted(os.listdir(readable)) == ["db"]
 
 
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        (None, "None is no object"),
-        ({}, "'destinations' is missing"),
-        (DOCUMENT | {"key": 7}, "7 is no text"),
-        (DOCUMENT | {"scheduler": "fair"}, "'fair'"),
-        (DOCUMENT | {"persistence_s": "60"}, "'60' is no whole number"),
-        (DOCUMENT | {"excluded": "rs1"}, "'rs1' is no list"),
-        (DOCUMENT | {"destinations": {}}, "no list"),
-        (DOCUMENT | {"destinations": [ROW | {"address": 5}]}, "5 is no text"),
-        (DOCUMENT | {"destinations": [ROW | {"port": True}]}, "True is no whole number"),
-        (DOCUMENT | {"destinations": [ROW | {"weight": 65536}]}, "65536"),
-        (DOCUMENT | {"destinations": [ROW | {"method": "magic"}]}, "'magic'"),
+        ("{", "no valid JSON"),
+        ("[]", "must be an object"),
+        ('{"key": "tcp/nonsense"}', "key: 'nonsense' is not ADDRESS:PORT"),
+        ('{"key": "tcp/10.0.0.1:80", "colour": "red"}', "colour is not known: misspelt, or of a newer fusisd"),
     ],
 )
-def test_a_document_is_read_as_strictly_as_a_request(tmp_path: Path, document: object, said: str) -> None:
+def test_a_row_is_read_as_strictly_as_a_request(tmp_path: Path, document: str, said: str) -> None:
     intents, _, database = stores(tmp_path / "db")
-    intents.commit(0, {"web": decode_service("web", DOCUMENT)})
-    database.execute("UPDATE services SET document = ?", (json.dumps(document),))
-    with pytest.raises(StoreError, match=said):
+    intents.commit(0, Change({"web": web()}))
+    database.execute("UPDATE services SET document = ?", (document,))
+    with pytest.raises(StoreError, match=f"db: service 'web' cannot be read: .*{said}.*--recover-store"):
         intents.load()
     database.close()
+
+
+def test_a_global_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    intents, _, database = stores(tmp_path / "db")
+    database.execute("INSERT INTO globals VALUES ('colour', '{}')")
+    with pytest.raises(StoreError, match="holds 'colour', which this fusisd does not know"):
+        intents.load()
+    database.close()
+
+
+@pytest.mark.parametrize("change", [{"port": "80"}, {"left_s": -1}, {"checked": 1}, {"address": "x"}, {"more": 1}])
+def test_a_remembered_node_is_read_as_strictly(tmp_path: Path, change: dict[str, Any]) -> None:
+    _, local, database = stores(tmp_path / "db")
+    local.remember([Remembered("rs1", "10.0.0.11", Offer("web", 80))])
+    (document,) = database.execute("SELECT document FROM remembered").fetchone()
+    database.execute("UPDATE remembered SET document = ?", (json.dumps(json.loads(document) | change),))
+    with pytest.raises(StoreError, match=f"a remembered node cannot be read: {next(iter(change))}"):
+        local.remembered()
+    database.close()
+
+
+# What fusisd of schema 1 (2026-11) wrote: its statements and documents, word for word.
+SCHEMA_1 = """
+CREATE TABLE revision (number INTEGER NOT NULL);
+INSERT INTO revision VALUES (0);
+CREATE TABLE services (name TEXT PRIMARY KEY, document TEXT NOT NULL);
+CREATE TABLE owned (machine TEXT, kind TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (machine, kind, key));
+CREATE TABLE remembered (machine TEXT, document TEXT NOT NULL);
+"""
+WEB_1 = (
+    '{"key": "tcp/10.0.0.1:80", "scheduler": "wlc", "persistence_s": 0, "destinations": [{"name": "rs1", "address": '
+    '"10.0.0.11", "port": 8080, "weight": 5, "method": "nat"}, {"name": "rs2", "address": "10.0.0.12", "port": 80, '
+    '"weight": 0, "method": "route"}], "excluded": ["rs9"]}'
+)
+DNS_1 = '{"key": "udp/[fd00::1]:53", "scheduler": "rr", "persistence_s": 60, "destinations": [], "excluded": []}'
+NODE_1 = (
+    '{"node": "rs1", "service": "web", "address": "10.0.0.11", "port": 80, "method": "nat", "weight": 1, "checked": true}'
+)
+
+
+def make_schema_1(path: Path, *rows: tuple[str, str]) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.executescript(f"BEGIN; {SCHEMA_1} PRAGMA user_version=1; COMMIT;")
+    database.execute("UPDATE revision SET number = 7")
+    database.executemany("INSERT INTO services VALUES (?, ?)", rows)
+    database.execute("INSERT INTO owned VALUES ('m', 'service', 'tcp/10.0.0.1:80', 'web')")
+    database.execute("INSERT INTO remembered VALUES ('m', ?)", (NODE_1,))
+    return database
+
+
+def test_a_file_of_schema_1_is_migrated_and_copied_aside_first(tmp_path: Path) -> None:
+    path = tmp_path / "fusisd.db"
+    (tmp_path / "fusisd.db.schema1").write_text("of an earlier time")
+    old = make_schema_1(path, ("web", WEB_1), ("dns", DNS_1))  # stays open: the rows are in the log, as after kill -9
+    intents, local, database = stores(path)
+    loaded = intents.load()
+    rows = [Destination("rs1", "10.0.0.11", 8080, 5, ForwardingMethod.NAT), Destination("rs2", "10.0.0.12", 80, 0)]
+    assert loaded == Intent(
+        {
+            "web": web(scheduler="wlc", destinations={row.name: row for row in rows}, excluded=frozenset({"rs9"})),
+            "dns": web("dns", "udp/[fd00::1]:53", persistence_s=60),
+        },
+        7,
+    )
+    assert {row.revision for row in loaded.services.values()} == {7}
+    assert local.owned("service") == {"tcp/10.0.0.1:80": "web"}
+    assert local.remembered() == (Remembered("rs1", "10.0.0.11", Offer("web", 80)),)
+    assert intents.commit(7, Change({"dns": None}, Timeouts(udp_s=9), ("10.9.0.0/24",))) == 8
+    fresh = open_database(tmp_path / "fresh")
+    tables = "SELECT name, sql FROM sqlite_master ORDER BY name"
+    assert database.execute(tables).fetchall() == fresh.execute(tables).fetchall()
+    for connection in (database, fresh, old):
+        connection.close()
+    assert (tmp_path / "fusisd.db.schema1").read_text() == "of an earlier time"
+    copy = tmp_path / "fusisd.db.schema1-2"
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    aside = sqlite3.connect(copy)
+    assert aside.execute("PRAGMA user_version").fetchone() == (1,)
+    assert dict(aside.execute("SELECT name, document FROM services")) == {"web": WEB_1, "dns": DNS_1}
+    aside.close()
+    open_database(path).close()
+    assert not (tmp_path / "fusisd.db.schema1-3").exists(), "migrated once"
+
+
+@pytest.mark.parametrize("document", ["[]", "{}", '{"destinations": [7]}', WEB_1.replace("wlc", "w l c"), "{"])
+def test_a_damaged_file_of_schema_1_is_left_as_it_is(tmp_path: Path, document: str) -> None:
+    path = tmp_path / "db"
+    make_schema_1(path, ("dns", DNS_1), ("web", document)).close()
+    with pytest.raises(StoreError, match="db: service 'web' of schema 1 cannot be read"):
+        open_database(path)
+    left = sqlite3.connect(path)
+    assert left.execute("PRAGMA user_version").fetchone() == (1,)
+    assert dict(left.execute("SELECT name, document FROM services")) == {"dns": DNS_1, "web": document}
+    left.close()
 
 
 def test_a_node_whose_name_is_no_utf_8_is_remembered_too(tmp_path: Path) -> None:
@@ -213,7 +369,7 @@ def test_a_node_whose_name_is_no_utf_8_is_remembered_too(tmp_path: Path) -> None
 
 def test_a_file_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
     database = open_database(tmp_path / "db")
-    database.execute("PRAGMA user_version=99")
+    database.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     database.close()
     before = (tmp_path / "db").read_bytes()
     with pytest.raises(StoreError, match="newer"):
@@ -240,32 +396,3 @@ def test_the_machine_s_identity_is_boot_and_namespace() -> None:
     boot, namespace = machine_identity().split()
     assert len(boot) == 36
     assert namespace.isdigit()
-
-
-WRITER = """
-import sys; from pathlib import Path
-from fusisd.store.sqlite import SqliteIntents, open_database
-from tests.fusisd.world import at, web
-path = Path(sys.argv[1]); intents = SqliteIntents(open_database(path), path)
-revision = intents.load().revision
-while True:
-    revision = intents.commit(revision, {"web": web(destinations={"d1": at(1, weight=revision % 60000)})})
-    print(revision, flush=True)
-"""
-
-
-def test_what_was_acknowledged_before_kill_9_is_there(tmp_path: Path) -> None:
-    path = tmp_path / "db"
-    for _ in range(5):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None
-        acknowledged = [int(writer.stdout.readline()) for _ in range(20)]
-        writer.send_signal(signal.SIGKILL)
-        acknowledged += [int(line) for line in writer.stdout.read().splitlines()]
-        writer.wait(10)
-        writer.stdout.close()
-        intents, _, database = stores(path)
-        loaded = intents.load()
-        assert loaded.revision >= acknowledged[-1]
-        assert loaded.services["web"].destinations["d1"].weight == (loaded.revision - 1) % 60000
-        database.close()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from fusisd import membership, target
+from fusisd.judge import QUIET_S
 from fusisd.model import CheckState, Health, Intent, Masquerade
 from fusisd.ports import KernelDestination, KernelService
-from fusisd.target import LINGER_S, Target, World
+from fusisd.target import Target, World
 from pyipvs import Destination, Protocol, Service, ServiceKey
 from tests.fusisd.world import NAT, ROUTE, UP, VIP, WEB_KEY, at, check, down, member, web
 
@@ -24,7 +25,8 @@ def build(members=(), health=None, present=None, now_s=0.0, intent=None, nodes=N
     intent = intent or Intent({"web": web(key=str(key))})
     table = kernel_with(present, key) if present is not None else {}
     owned = frozenset(service.key for service in intent.services.values())
-    return target.build(World(intent, nodes, health or {}, table, owned), now_s)
+    world = World(intent, nodes, health or {}, table, owned, offers=target.offered(nodes))
+    return target.build(world, now_s)
 
 
 def weights(built: Target, key: ServiceKey = WEB_KEY) -> dict[str, int | None]:
@@ -48,10 +50,10 @@ def test_after_our_restart_the_kernel_s_weights_stand_until_the_first_result() -
 
 @pytest.mark.parametrize("status", ["left", "leaving"])
 def test_a_leaving_server_gets_no_new_connections_and_goes_later(status: str) -> None:
-    built = build([member(1, status), member(2)], {check(1): UP, check(2): UP}, {1: 1, 2: 1}, now_s=LINGER_S - 1)
+    built = build([member(1, status), member(2)], {check(1): UP, check(2): UP}, {1: 1, 2: 1}, now_s=1.0)
     assert weights(built) == {"rs1": 0, "rs2": 1}
-    assert built.wake_s == LINGER_S
-    assert weights(build([member(1, status)], {check(1): UP}, {1: 0}, now_s=LINGER_S)) == {"rs1": None}
+    assert built.services[WEB_KEY].wake_s == QUIET_S
+    assert weights(build([member(1, status)], {check(1): UP}, {1: 0}, now_s=QUIET_S)) == {"rs1": None}
     assert weights(build([member(1, status)], {check(1): UP}, {}, now_s=1.0)) == {"rs1": None}
 
 
@@ -59,7 +61,7 @@ def test_a_dropped_tag_drains_like_leaving() -> None:
     before = membership.update({}, [member(1)], 0.0)
     dropped = [member(1, tags={"role": "agent"})]
     assert weights(build(dropped, {check(1): UP}, {1: 1}, now_s=1.0, nodes=before)) == {"rs1": 0}
-    assert states(build(dropped, {check(1): UP}, {1: 1}, now_s=1.0, nodes=before)) == {"rs1": "leaving"}
+    assert states(build(dropped, {check(1): UP}, {1: 1}, now_s=1.0, nodes=before)) == {"rs1": "draining"}
 
 
 def test_failed_in_serf_with_a_passing_check_stays_and_is_flagged() -> None:
@@ -121,7 +123,8 @@ def test_operators_destinations_serve_without_a_check_and_their_word_counts() ->
 
 def test_an_excluded_server_stays_out() -> None:
     built = build([member(1)], {check(1): UP}, {1: 1}, intent=Intent({"web": web(excluded=frozenset({"rs1"}))}))
-    assert weights(built) == {}
+    assert weights(built) == {"rs1": None}
+    assert built.checks == frozenset()
 
 
 def test_an_offer_that_ipvs_cannot_forward_is_refused_with_its_reason() -> None:

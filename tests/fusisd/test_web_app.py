@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fusisd import errors
+from fusisd.commands import Command
 from fusisd.errors import Conflict, FusisError, Invalid, NotFound, Refused, StoreError, Unavailable
-from fusisd.model import Command
 from fusisd.ports import Snapshot
 from fusisd.web.app import make_app
 from fusisd.web.auth import WritePolicy
@@ -36,7 +36,7 @@ def app_of(core: MemoryCore) -> Any:
 
 def test_status_is_what_the_core_published_with_its_age() -> None:
     core = MemoryCore()
-    core.published = Snapshot(7, 12.25, (), {"ok": False, "problems": ["serf: gone"]})
+    core.published = Snapshot(7, 12.25, tell_status=lambda: {"ok": False, "problems": ["serf: gone"]})
     answer = call(app_of(core), "GET", "/status")
     assert answer.headers["Content-Type"] == JSON
     assert answer.body == b'{"ok":false,"problems":["serf: gone"],"generation":7,"age_ms":250.0}\n'

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fusisd.model import AddDestination, AddService, DeleteDestination, DeleteService
+from fusisd.commands import AddDestination, AddService, DeleteDestination, DeleteService
 from fusisd.ports import DestinationView, ServiceView, Snapshot
 from fusisd.web.app import make_app
 from fusisd.web.auth import WritePolicy
@@ -118,8 +118,17 @@ def test_a_service_is_deleted_with_an_empty_answer(core: MemoryCore, app_with_we
     answer = call(app_with_web, "DELETE", "/services/web")
     assert (answer.status, answer.body) == (200, b"")
     assert (answer.headers["Content-Type"], answer.headers["Content-Length"]) == ("text/html", "0")
-    assert core.seen[-1][0] == DeleteService("web")
+    assert core.seen[-1][0] == DeleteService("web", 60.0)
     assert call(app_with_web, "GET", "/services").body == b"[]\n"
+    assert call(app_with_web, "GET", "/services/web").status == 404
+
+
+def test_now_means_without_waiting_for_connections(core: MemoryCore, app_with_web: Any) -> None:
+    call(app_with_web, "POST", "/services/web/destinations", DESTINATION)
+    assert call(app_with_web, "DELETE", "/services/web/destinations/d1", QUERY_STRING="now=1").status == 200
+    assert core.seen[-1][0] == DeleteDestination("web", "d1")
+    assert call(app_with_web, "DELETE", "/services/web", QUERY_STRING="now=1").status == 200
+    assert core.seen[-1][0] == DeleteService("web")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +225,8 @@ def test_a_destination_is_deleted_with_an_empty_answer(core: MemoryCore, app_wit
     call(app_with_web, "POST", "/services/web/destinations", DESTINATION)
     answer = call(app_with_web, "DELETE", "/services/web/destinations/d1")
     assert (answer.status, answer.body, answer.headers["Content-Type"]) == (200, b"", "text/html")
-    assert core.seen[-1][0] == DeleteDestination("web", "d1")
+    assert core.seen[-1][0] == DeleteDestination("web", "d1", 60.0)
+    assert call(app_with_web, "GET", "/services/web").json["Destinations"] == []
 
 
 def test_what_ipvs_cannot_do_is_422_with_the_field_in_this_dialect_s_words(app_with_web: Any) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fusisd import state
-from fusisd.model import Command, Destination, Intent, Service
+from fusisd.commands import Command
+from fusisd.model import Destination, Intent, Service
 from fusisd.ports import DestinationView, ServiceView, Snapshot
 from fusisd.web.server import Limits, Listener, TcpListener, WebServer
 
@@ -27,7 +28,7 @@ class MemoryCore:
         self.intent = Intent()
         self.foreign = foreign
         self.seen: list[tuple[Command, str]] = []
-        self.published = Snapshot(0, time.monotonic(), foreign, {"ok": True})
+        self.published = Snapshot(0, time.monotonic(), foreign, tell_status=lambda: {"ok": True})
 
     def snapshot(self) -> Snapshot:
         return self.published
@@ -37,18 +38,22 @@ class MemoryCore:
         self.seen.append((command, who))
         views = tuple(_view(service) for service in self.intent.services.values())
         self.published = Snapshot(
-            self.published.generation + 1, time.monotonic(), (*views, *self.foreign), {"ok": True}
+            self.published.generation + 1,
+            time.monotonic(),
+            (*views, *self.foreign),
+            self.intent,
+            lambda: {"ok": True},
         )
         return self.published
 
 
 def _view(service: Service) -> ServiceView:
     destinations = tuple(_destination_view(destination) for destination in service.destinations.values())
-    return ServiceView(service.name, service.key, service.scheduler, 0, False, True, "", destinations)
+    return ServiceView(service.name, service.key, service.scheduler, 0, False, True, "", destinations, service)
 
 
 def _destination_view(d: Destination) -> DestinationView:
-    return DestinationView(d.name, d.address, d.port, d.weight, d.method, "operator", "up", "", True)
+    return DestinationView(d.name, d.address, d.port, d.weight, d.method, "operator", "up", "", True, drain_left_s=d.drain_s)
 
 
 @dataclass

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fusisd.control import Beginning, Control
+from fusisd.commands import EndDrain
+from fusisd.control import Control
+from fusisd.inbox import Beginning, Told
 from fusisd.kernel.ipvs import IpvsKernel
 from fusisd.model import CheckState, CheckTarget, Destination, Health, HostSeen, HostWanted, Service
 from fusisd.serf.protocol import Member
@@ -58,12 +60,20 @@ class Host:
     """Fulfils every wish at the next `settle`."""
 
     wanted: HostWanted = field(default_factory=HostWanted)
+    neighbours: dict[str, str] = field(default_factory=dict)
+    addresses: frozenset[str] = frozenset()
 
     def want(self, wanted: HostWanted) -> None:
         self.wanted = wanted
 
     def seen(self) -> HostSeen:
         return HostSeen(self.wanted.vips, masquerades=self.wanted.masquerades)
+
+    async def answers(self, address: str) -> str:
+        return self.neighbours.get(address, "")
+
+    async def own(self) -> frozenset[str]:
+        return self.addresses
 
 
 @dataclass
@@ -83,9 +93,11 @@ class Daemon:
         self.clock, self.host, self.checks = Clock(), Host(), Checks()
         self.released: list[ServiceKey] = []
         self.memories: list[Any] = []
+        self.drained: list[EndDrain] = []
         self.control = Control(
             IpvsKernel(self.ipvs, None), self.host, self.checks, self.clock,
-            beginning or Beginning(serf_expected=False), self.released.extend, self.memories.append,
+            beginning or Beginning(serf_expected=False),
+            Told(self.released.extend, self.memories.append, self.drained.append),
         )  # fmt: skip
         self.control.look()
         self.control.start()

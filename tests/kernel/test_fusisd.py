@@ -57,8 +57,9 @@ def test_traffic_flows_by_nat_from_a_bare_balancer(lab: Lab, balancer: Balancer)
         seen = {ask(VIP, 80, "client") for _ in range(6)}
         assert seen == {host.name for host in lab.servers}
     balancer.delete("/services/web")
-    assert VIP not in lab.lb1.run("ip", "-brief", "address")
-    assert lab.lb1.run("ipvsadm", "-Sn") == ""
+    assert balancer.client().get("/services") == [], "it drains, and is absent here at once"
+    poll(lambda: lab.lb1.run("ipvsadm", "-Sn") == "", what="the drain to end")
+    assert VIP not in lab.lb1.run("ip", "-brief", "address"), "the VIP goes before the service"
 
 
 def test_ipv6_is_served_like_ipv4(lab: Lab, balancer: Balancer) -> None:
@@ -72,7 +73,7 @@ def test_ipv6_is_served_like_ipv4(lab: Lab, balancer: Balancer) -> None:
         poll(lambda: ask(VIP6, 80, "client"), what="an answer over IPv6")
         assert {ask(VIP6, 80, "client") for _ in range(6)} == {host.name for host in lab.servers}
         assert balancer.status()["problems"] == []
-    balancer.delete("/services/six")
+    balancer.delete("/services/six?now=1")
     assert VIP6 not in lab.lb1.run("ip", "-brief", "address")
 
 
@@ -113,7 +114,8 @@ def test_somebody_s_hand_on_ours_is_repaired_and_others_are_left_alone(lab: Lab,
     lab.lb1.run("ipvsadm", "-e", "-t", f"{VIP}:80", "-r", f"{lab.servers[1].address}:80", "-m", "-w", "9")
     poll(lambda: sorted(lab.lb1.run("ipvsadm", "-Sn").splitlines()) == sorted(table.splitlines()), what="the repair")
     assert "-A -t 10.0.0.9:80 -s lc" in table
-    balancer.delete("/services/web")
+    poll(lambda: balancer.status()["drift"] >= 1, what="the drift to be counted")
+    balancer.delete("/services/web?now=1")
     assert lab.lb1.run("ipvsadm", "-Sn") == "-A -t 10.0.0.9:80 -s lc\n"
 
 
@@ -128,7 +130,7 @@ def test_an_address_that_is_on_the_host_already_is_never_taken_away(lab: Lab, ba
     lab.lb1.run("ip", "address", "add", "10.1.0.101/32", "dev", "eth0")
     balancer.add_service("external", "10.1.0.101")
     assert balancer.status()["external_vips"] == ["10.1.0.101"]
-    balancer.delete("/services/external")
+    balancer.delete("/services/external?now=1")
     assert "10.1.0.101/32" in lab.lb1.run("ip", "-brief", "address", "show", "dev", "eth0")
 
 

@@ -246,3 +246,21 @@ def test_any_text_parses_or_raises_decode_error(scratch: Path, text: bytes) -> N
         assert cpu_statistics(scratch)[-1].cpu is None
     with TableProbe(scratch) as probe:
         assert len(probe.digest()) == 16
+
+
+def test_the_probe_tells_which_service_changed(made: Callable[[bytes], Path]) -> None:
+    path = made(TABLE)
+    with TableProbe(path) as probe:
+        first = probe.services()
+        names = ["tcp/[fd00:1::100]:80", "udp/10.1.0.100:53", "tcp/10.1.0.100:80", "fwmark/7"]
+        assert list(map(str, first)) == names
+        path.write_bytes(TABLE.replace(b"Masq    1      1          0 ", b"Masq    1      9          4 "))
+        assert probe.services() == first, "counts of connections are no change"
+        path.write_bytes(TABLE.replace(b"0A01000B:0050      Masq    1 ", b"0A01000B:0050      Masq    2 "))
+        changed = [str(key) for key, digest in probe.services().items() if digest != first[key]]
+        assert changed == ["tcp/10.1.0.100:80"]
+
+
+def test_a_table_that_is_none_is_a_decode_error(made: Callable[[bytes], Path]) -> None:
+    with TableProbe(made(b"TCP  0A010064ZZ:0050 rr \n")) as probe, pytest.raises(DecodeError):
+        probe.services()

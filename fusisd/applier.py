@@ -1,0 +1,129 @@
+"""Carries planned operations out: many in one system call, within a time limit, with a memory of what was refused.
+
+A refusal is a condition on the object: it is kept with its reason, tried again with growing pauses, and forgotten once the
+plan asks for it no more. Does not: decide what to do, or know the world.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyipvs
+from fusisd import plan
+from fusisd.ports import KernelPort
+from pyipvs import Change, ServiceKey
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 500  # operations in one call: some ten milliseconds in which the loop answers nobody
+LOGGED = 50  # operations of one turn that get a line of their own
+RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An operation the kernel refused: how often, when it is tried again, and its sentence."""
+
+    count: int
+    retry_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of the operations: the changes that were made, how many were refused and under which keys, the keys not
+    come to, those where something was tried, and those that turned out to be somebody else's."""
+
+    changes: Sequence[Change] = ()
+    refused: int = 0
+    suspect: frozenset[ServiceKey] = frozenset()
+    left: frozenset[ServiceKey] = frozenset()
+    touched: frozenset[ServiceKey] = frozenset()
+    lost: frozenset[ServiceKey] = frozenset()
+
+
+class Applier:
+    """Applies; remembers refusals. Lives on the loop."""
+
+    def __init__(self, kernel: KernelPort, clock: Callable[[], float]) -> None:
+        """`clock` is monotonic seconds."""
+        self._kernel, self._clock = kernel, clock
+        self._refusals: dict[plan.OpKey, Refusal] = {}
+
+    @property
+    def retry_s(self) -> float | None:
+        """When the next refused operation is tried again."""
+        return min((refusal.retry_s for refusal in self._refusals.values()), default=None)
+
+    def due(self, now_s: float) -> set[ServiceKey]:
+        """The keys where something is to be tried again by now."""
+        return {key for (_, key, _), refusal in self._refusals.items() if refusal.retry_s <= now_s}
+
+    def reasons(self) -> Mapping[ServiceKey, str]:
+        """Why not everything is applied, by service."""
+        reasons: dict[ServiceKey, str] = {}
+        for (_, key, _), refusal in self._refusals.items():
+            reasons.setdefault(key, refusal.reason)
+        return reasons
+
+    def apply(self, ops: Sequence[plan.Op], planned: Collection[ServiceKey], until_s: float, now_s: float) -> Done:
+        """Carry out `ops`, the whole plan for the keys `planned`; at least one batch, more while there is time.
+
+        Services come first and alone: where one could not be made, its destinations are not tried, for they would land in
+        the service of whoever made it meanwhile.
+        """
+        self._forget(ops, planned)
+        due = [op for op in ops if (known := self._refusals.get(op.key)) is None or known.retry_s <= now_s]
+        services = [op for op in due if isinstance(op.change, pyipvs.AddService)]
+        tried, failures = self._batches(services, until_s)
+        bad = {failure.change.key for failure in failures}
+        others = [op for op in due[len(services) :] if op.change.key not in bad]
+        if tried == len(services):
+            more, failures_then = self._batches(others, until_s)
+            tried, failures = tried + more, [*failures, *failures_then]
+        ready = services + others
+        lost = {key for failure in failures if (key := self._refused(failure, now_s)) is not None}
+        made = self._log(ready[:tried], failures)
+        left, touched = ({op.change.key for op in part} for part in (ready[tried:], ready[:tried]))
+        suspect = frozenset(failure.change.key for failure in failures)
+        return Done(made, len(failures), suspect, frozenset(left), frozenset(touched), frozenset(lost))
+
+    def _batches(self, ops: Sequence[plan.Op], until_s: float) -> tuple[int, list[pyipvs.Failure]]:
+        """How many were tried within the time, and what was refused."""
+        at, failures = 0, list[pyipvs.Failure]()
+        while at < len(ops) and (at == 0 or self._clock() < until_s):
+            batch = ops[at : at + AT_ONCE]
+            failures += self._kernel.apply([op.change for op in batch])
+            at += len(batch)
+        return at, failures
+
+    def _forget(self, ops: Sequence[plan.Op], planned: Collection[ServiceKey]) -> None:
+        """Refusals that the plan asks for no more."""
+        asked = {op.key for op in ops}
+        for gone in [key for key in self._refusals if key[1] in planned and key not in asked]:
+            del self._refusals[gone]
+
+    def _refused(self, failure: pyipvs.Failure, now_s: float) -> ServiceKey | None:
+        """Note a refusal; the key when a service exists that we did not make: between our look and our try somebody
+        else did, so it is theirs."""
+        key = plan.key_of(failure.change)
+        known = self._refusals.get(key)
+        count, reason = known.count + 1 if known else 1, str(failure.error)
+        self._refusals[key] = Refusal(count, now_s + RETRY_S[min(count, len(RETRY_S)) - 1], reason)
+        if known is None or known.reason != reason:
+            log.error("%s failed: %s", failure.change, reason)
+        exists = isinstance(failure.change, pyipvs.AddService) and isinstance(failure.error, pyipvs.AlreadyExists)
+        return failure.change.key if exists else None
+
+    def _log(self, ops: Sequence[plan.Op], failures: Sequence[pyipvs.Failure]) -> list[Change]:
+        """A line for each that was made, but not for thousands; the changes made."""
+        bad = {id(failure.change) for failure in failures}
+        made = [op for op in ops if id(op.change) not in bad]
+        for number, op in enumerate(made):
+            self._refusals.pop(op.key, None)
+            log.log(logging.INFO if number < LOGGED else logging.DEBUG, "%s (%s)", op, op.reason)
+        if len(made) > LOGGED:
+            log.info("and %d more operations (log level debug shows them)", len(made) - LOGGED)
+        return [op.change for op in made]

@@ -1,0 +1,184 @@
+"""JSON from outside, read strictly: every value has the type and range that is said, and no key is left unread.
+
+A reader is a function of a value and the place where it stands (`services.web.destinations.d1.port`), which gives what
+the value means or raises Invalid with the place in its sentence. Unknown keys are refused, since what an older fusisd
+does not know it must not drop in silence (the robustness principle turned round: RFC 9413, section 4).
+Does not: know what a service is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from typing import Any, NoReturn, TypeVar
+
+from fusisd.errors import Invalid
+
+T = TypeVar("T")
+
+Reader = Callable[[object, str], T]
+"""(value, place) -> what it means; raises Invalid."""
+
+
+def refuse(value: object, place: str, rule: str) -> NoReturn:
+    """Raise Invalid: `place value rule`, the value shortened."""
+    raise Invalid(f"{place} {reprlib.repr(value)} {rule}".lstrip(), place)
+
+
+@contextmanager
+def refused_at(place: str) -> Iterator[None]:
+    """What pyipvs refuses inside (ValueError) becomes Invalid with the place."""
+    try:
+        yield
+    except ValueError as error:
+        raise Invalid(f"{place}: {error}" if place else str(error), place or None) from None
+
+
+def parsed(text: str) -> Any:
+    """The value of a JSON text (RFC 8259). Raises Invalid, also for NaN, a key that stands twice, and bottomless nesting."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except ValueError as error:  # json.JSONDecodeError names line and column
+        raise Invalid(f"no valid JSON: {error}") from None
+    except RecursionError:
+        raise Invalid("no valid JSON: nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return found
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON number")
+
+
+def read_object(
+    value: object, place: str, readers: Mapping[str, Reader[Any]], needed: Iterable[str] = (), hint: str = ""
+) -> dict[str, Any]:
+    """What the keys of a JSON object mean, of those that are there; `hint` tells more where a key is not known.
+
+    `place` is where the object stands, "" for a request's or a row's own. Raises Invalid: no object, a key without a
+    reader, one of `needed` missing.
+    """
+    if not isinstance(value, dict):
+        refuse(value, place, "must be an object")
+    prefix = f"{place}." if place else ""
+    found = {}
+    for key, item in value.items():
+        reader = readers.get(key)
+        if reader is None:
+            raise Invalid(f"{prefix}{key} is not known{hint}: misspelt, or of a newer fusisd", f"{prefix}{key}")
+        found[key] = reader(item, f"{prefix}{key}")
+    for key in needed:
+        if key not in found:
+            raise Invalid(f"{prefix}{key} is missing{hint}", f"{prefix}{key}")
+    return found
+
+
+def text(value: object, place: str) -> str:
+    """Any text."""
+    return value if isinstance(value, str) else refuse(value, place, "must be text")
+
+
+def matching(pattern: str, rule: str) -> Reader[str]:
+    """Text that the pattern matches whole; `rule` says what that is (`must be ...`)."""
+    compiled = re.compile(pattern)
+
+    def read(value: object, place: str) -> str:
+        return value if compiled.fullmatch(text(value, place)) and isinstance(value, str) else refuse(value, place, rule)
+
+    return read
+
+
+def short_text(longest: int) -> Reader[str]:
+    """Text of at most so many characters that UTF-8 can carry, without NUL."""
+
+    def read(value: object, place: str) -> str:
+        found = text(value, place)
+        if len(found) > longest or "\0" in found or any("\ud800" <= letter <= "\udfff" for letter in found):
+            refuse(value, place, f"must be at most {longest} characters of UTF-8 without NUL")
+        return found
+
+    return read
+
+
+def whole(low: int, high: int) -> Reader[int]:
+    """A whole number within these bounds; true and false are none."""
+
+    def read(value: object, place: str) -> int:
+        if type(value) is not int or not low <= value <= high:
+            refuse(value, place, f"must be a whole number from {low} to {high}")
+        return value
+
+    return read
+
+
+def seconds(low: float, high: float) -> Reader[float]:
+    """A number of seconds within these bounds."""
+
+    def read(value: object, place: str) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # NaN is not within
+            refuse(value, place, f"must be seconds from {low:g} to {high:g}")
+        return value
+
+    return read
+
+
+def truth(value: object, place: str) -> bool:
+    """true or false."""
+    return value if isinstance(value, bool) else refuse(value, place, "must be true or false")
+
+
+def one_of(words: Mapping[str, T]) -> Reader[T]:
+    """What one of these words means."""
+
+    def read(value: object, place: str) -> T:
+        if not isinstance(value, str) or value not in words:
+            refuse(value, place, f"must be one of {', '.join(words)}")
+        return words[value]
+
+    return read
+
+
+def words_of(kind: type[Enum]) -> dict[str, Any]:
+    """The words of an enumeration whose values are words."""
+    return {str(member.value): member for member in kind}
+
+
+def list_of(reader: Reader[T], least: int = 0, most: int = 1_000_000) -> Reader[tuple[T, ...]]:
+    """A list of what `reader` reads."""
+
+    def read(value: object, place: str) -> tuple[T, ...]:
+        if not isinstance(value, list) or not least <= len(value) <= most:
+            refuse(value, place, "must be a list" + (f" of {least} to {most}" if least else ""))
+        return tuple(reader(item, f"{place}[{index}]") for index, item in enumerate(value))
+
+    return read
+
+
+def by_name(decode: Callable[[str, object, str], T]) -> Reader[dict[str, T]]:
+    """An object whose keys are names; `decode` is given name, value and place."""
+
+    def read(value: object, place: str) -> dict[str, T]:
+        if not isinstance(value, dict):
+            refuse(value, place, "must be an object")
+        return {name: decode(name, row, f"{place}.{name}") for name, row in value.items()}
+
+    return read
+
+
+def only_once(identities: Iterable[tuple[str, object]], place: str) -> None:
+    """Raises Invalid when two of these (name, identity) have the same identity."""
+    seen: dict[object, str] = {}
+    for name, identity in identities:
+        if identity in seen:
+            raise Invalid(f"{place}.{name} is {identity}, which {seen[identity]} is already", place)
+        seen[identity] = name

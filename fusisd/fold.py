@@ -1,0 +1,58 @@
+"""Values into the world: what is told or observed enters as it is, and it is said which services that concerns. Pure.
+
+Does not: decide what follows from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from fusisd import membership, target, targets
+from fusisd.inbox import Committed
+from fusisd.model import CheckTarget, Health, HostSeen
+from fusisd.ports import KernelService
+from fusisd.target import TargetService, World
+from pyipvs import ServiceKey
+
+Folded = tuple[World, set[str]]
+"""The world after, and the names of the services to think of again."""
+
+
+def committed(world: World, value: Committed) -> Folded:
+    """Intent, ownership and drains as they are on disk now."""
+    touched = targets.touched_by_intent(world.intent, value.intent)
+    drains = world.drains if value.drains is None or value.drains == world.drains else value.drains
+    touched |= {service for service, _ in drains.keys() ^ world.drains.keys()}
+    owned = (world.owned | value.claimed) - value.let_go
+    return replace(world, intent=value.intent, owned=owned, drains=drains), touched
+
+
+def members(world: World, seen: Iterable[membership.Member], now_s: float) -> Folded:
+    """Serf's member list."""
+    nodes = membership.update(world.nodes, seen, now_s)
+    touched = targets.touched_by_nodes(world.nodes, nodes)
+    if not touched and nodes == world.nodes:
+        return world, touched
+    return replace(world, nodes=nodes, offers=target.offered(nodes)), touched
+
+
+def health(world: World, found: Mapping[CheckTarget, Health], watchers: set[str]) -> Folded:
+    """What checks came to; `watchers` are the services that want them."""
+    return replace(world, health={**world.health, **found}), watchers
+
+
+def host(world: World, seen: HostSeen, services: Mapping[ServiceKey, TargetService]) -> Folded:
+    """What the host has."""
+    return replace(world, host=seen), targets.touched_by_host(world.host, seen, services)
+
+
+def kernel(world: World, seen: Mapping[ServiceKey, KernelService | None]) -> Folded:
+    """Services as they were read from the kernel, None for one that is not there."""
+    table: dict[ServiceKey, KernelService] = dict(world.table)
+    for key, service in seen.items():
+        if service is None:
+            table.pop(key, None)
+        else:
+            table[key] = service
+    return replace(world, table=table), targets.touched_by_keys(seen, world.intent.services.values())

@@ -1,0 +1,191 @@
+"""One destination: who asked for it, and what should become of it. Pure.
+
+For each destination of each service that is ours `judge` says which weight it should have (None: not in the kernel), in
+which state it is, why, and when to think again. The rules, in the order they are tried:
+
+    draining    an operator's DELETE, its node left, or its tags dropped the service: weight 0, out when no connection is
+                active any more, at its deadline at the latest (UDP: out at once)
+    no check    in, unless Serf calls the node failed
+    up          in; a node that Serf calls failed stays, flagged (absence of gossip is not evidence, an answer is)
+    unknown     as the kernel has it: our own restart moves no traffic, a new destination waits for its first pass
+    down        TCP and SCTP weight 0, out after LINGER_S; out at once when UDP or when Serf calls the node failed too
+
+UDP never lingers at weight 0: traffic refreshes the kernel's connection entry for ever (kubernetes#71514).
+Does not: see a service's other destinations (target.py does), or read a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pyipvs
+from fusisd.model import (
+    CheckKind,
+    CheckSpec,
+    CheckState,
+    CheckTarget,
+    Destination,
+    DestinationKey,
+    Health,
+    Masquerade,
+    Node,
+    NodeStatus,
+    Service,
+)
+from fusisd.ports import KernelDestination
+from fusisd.state import cannot_forward, kernel_destination
+from pyipvs import ForwardingMethod, Protocol, ServiceKey
+
+LINGER_S = 30.0  # established TCP connections get this long at weight 0 before their failed destination is deleted
+DRAIN_LIMIT_S = 60.0  # and this long when its node leaves
+QUIET_S = 3.0  # a drain lasts this long at least: a handshake or the last packets of an answer count as inactive
+
+UNKNOWN = Health()
+NO_CHECK = CheckSpec(CheckKind.NONE)
+DrainKey = tuple[str, str | None]
+"""(service, destination), or (service, None) for the whole service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """A drain that runs: since when, and for how long at the most, in monotonic seconds."""
+
+    since_s: float
+    limit_s: float
+
+    @property
+    def until_s(self) -> float:
+        """Its deadline."""
+        return self.since_s + self.limit_s
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A destination that somebody asked for: an operator (`node` None) or a node's tags."""
+
+    destination: Destination
+    node: Node | None = None
+    check: CheckTarget | None = None
+    drain: Drain | None = None
+    drained_by: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What should become of a candidate. `weight` None: not in the kernel. `wake_s`: when the answer may change."""
+
+    candidate: Candidate
+    weight: int | None
+    state: str
+    reason: str = ""
+    wake_s: float | None = None
+
+    def as_kernel(self) -> pyipvs.Destination:
+        """The destination to have in the kernel; only for a verdict with a weight."""
+        return kernel_destination(self.candidate.destination, self.weight or 0)
+
+
+def judge(
+    candidate: Candidate, protocol: Protocol | None, health: Health, present: KernelDestination | None, now_s: float
+) -> Verdict:
+    """The verdict on one candidate alone; `present` is what the kernel has of it now, None when it is not there."""
+    if candidate.problem:
+        return Verdict(candidate, None, "refused", candidate.problem)
+    lingers = protocol is not Protocol.UDP and present is not None
+    if candidate.drain is not None:
+        return _draining(candidate, candidate.drain, present if lingers else None, now_s)
+    node, weight = candidate.node, candidate.destination.weight
+    failed = node is not None and node.status is NodeStatus.FAILED
+    if candidate.check is None:
+        return Verdict(candidate, None, "failed", "Serf says failed") if failed else Verdict(candidate, weight, "up")
+    if health.state is CheckState.UP:
+        return Verdict(candidate, weight, "up", "Serf says failed, but its check passes" if failed else "")
+    if health.state is CheckState.UNKNOWN:
+        there = None if present is None else present.destination.weight
+        return Verdict(candidate, there, "checking", "waiting for its first check")
+    if failed:
+        return Verdict(candidate, None, "down", f"{health.reason}; Serf says failed too")
+    until_s = health.since_s + LINGER_S
+    if lingers and now_s < until_s:
+        return Verdict(candidate, 0, "down", health.reason, wake_s=until_s)
+    return Verdict(candidate, None, "down", health.reason)
+
+
+def _draining(candidate: Candidate, drain: Drain, present: KernelDestination | None, now_s: float) -> Verdict:
+    """Weight 0 while a connection is active and time is left; never puts anything in."""
+    if present is None:
+        return Verdict(candidate, None, "drained", candidate.drained_by)
+    quiet_s = drain.since_s + min(QUIET_S, drain.limit_s)
+    if now_s >= drain.until_s or (present.active == 0 and present.destination.weight == 0 and now_s >= quiet_s):
+        return Verdict(candidate, None, "drained", candidate.drained_by)
+    wake_s = drain.until_s if present.active else min(drain.until_s, max(quiet_s, now_s + 1.0))
+    return Verdict(candidate, 0, "draining", candidate.drained_by, wake_s=wake_s)
+
+
+def candidates(service: Service, offers: Iterable[Node], drains: Mapping[DrainKey, Drain]) -> Iterator[Candidate]:
+    """Operators' destinations first: where a node offers the same name or address, the operator's word counts."""
+    taken_keys = {destination.key: destination.name for destination in service.destinations.values()}
+    for destination in service.destinations.values():
+        spec = destination.check or service.check or NO_CHECK
+        drain, by = _drain_of(service, destination, drains)
+        yield Candidate(destination, None, _check(destination, spec), drain, by)
+    for node in offers:
+        if node.name not in service.destinations:
+            yield _from_node(service, node, taken_keys, drains)
+
+
+def _from_node(
+    service: Service, node: Node, taken_keys: dict[DestinationKey, str], drains: Mapping[DrainKey, Drain]
+) -> Candidate:
+    offer = node.offers[service.name]
+    destination = Destination(node.name, node.address, offer.port, offer.weight, offer.method)
+    problem = cannot_forward(service.key, destination)
+    if destination.key in taken_keys:
+        problem = f"{node.address}:{offer.port} is destination {taken_keys[destination.key]} already"
+    else:
+        taken_keys[destination.key] = node.name
+    # A TCP connect says nothing about a UDP or SCTP port, so those have Serf's word only unless a check is given.
+    implied = CheckSpec() if service.key.protocol is Protocol.TCP else NO_CHECK
+    spec = (service.check or implied) if offer.checked and not problem else NO_CHECK
+    drain, by = _leaving(service, node, drains)
+    return Candidate(destination, node, _check(destination, spec), drain, by, problem)
+
+
+def _check(destination: Destination, spec: CheckSpec) -> CheckTarget | None:
+    if spec.kind is CheckKind.NONE:
+        return None
+    return CheckTarget(destination.address, spec.port or destination.port, spec)
+
+
+def _drain_of(service: Service, destination: Destination, drains: Mapping[DrainKey, Drain]) -> tuple[Drain | None, str]:
+    """The drain of an operator's destination. One without a row of this boot has no connections left to wait for."""
+    if destination.drain_s is not None:
+        return drains.get((service.name, destination.name), Drain(0.0, 0.0)), "an operator deleted it"
+    if service.drain_s is not None:
+        return drains.get((service.name, None), Drain(0.0, 0.0)), "its service is being deleted"
+    return None, ""
+
+
+def _leaving(service: Service, node: Node, drains: Mapping[DrainKey, Drain]) -> tuple[Drain | None, str]:
+    """The drain of a destination that Serf brought."""
+    if node.name in service.excluded:
+        return drains.get((service.name, node.name), Drain(0.0, 0.0)), "an operator deleted it"
+    if node.status in (NodeStatus.LEAVING, NodeStatus.LEFT):
+        return Drain(node.since_s, DRAIN_LIMIT_S), f"its node is {node.status.value}"
+    if (dropped_s := node.withdrawn.get(service.name)) is not None:
+        return Drain(dropped_s, DRAIN_LIMIT_S), "its tags dropped the service"
+    if service.drain_s is not None:
+        return drains.get((service.name, None), Drain(0.0, 0.0)), "its service is being deleted"
+    return None, ""
+
+
+def masquerade(key: ServiceKey, candidate: Candidate) -> Masquerade | None:
+    """The rule that a destination needs, whether it serves already or not; None when it needs none."""
+    destination = candidate.destination
+    if candidate.problem or destination.method is not ForwardingMethod.NAT:
+        return None
+    if key.protocol is None or key.address is None or not key.port:
+        return None
+    return Masquerade(key.protocol, key.address, key.port, destination.address, destination.port)

@@ -1,0 +1,255 @@
+"""What the control core costs on a large table: `python -m tests.bench.core [--shapes 1000x10 10x1000] [--runs 5]`.
+
+In the lab guest, on real IPVS, in one process: control with the real kernel port, and host and checks that are told and do
+nothing, so that what is timed is the core. Each shape in a network namespace of its own. Figures: start with the table
+present (read, target, plan, first snapshot); a turn that changes nothing; from one observed change to the kernel changed;
+the same for a command, with the store's share apart; 1000 destinations changing health at once; the full build beside
+pyipvs' own load of the same table; resident memory; the longest turn.
+Does not: speak HTTP or Serf.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from subprocess import run
+from typing import Any
+
+from fusisd.commands import UpdateDestination
+from fusisd.committer import Committer
+from fusisd.control import Control
+from fusisd.door import Door
+from fusisd.inbox import Beginning, Committed, ProbeChanged, Told
+from fusisd.kernel.ipvs import IpvsKernel
+from fusisd.model import CheckSpec, CheckState, CheckTarget, Destination, Health, HostSeen, Intent, Service
+from fusisd.ports import Change
+from fusisd.state import kernel_destination, kernel_service, replace
+from fusisd.store.sqlite import SqliteIntents, SqliteLocal, open_database
+from pyipvs import IPVS, AddDestination, AddService, ForwardingMethod, Protocol, ServiceKey, TableProbe
+from tests.bench.table import PORT, Shape
+from tests.lab.netns import unshare_network
+
+REACTIONS = 200
+AT_ONCE = 1000
+LIMIT_MS = 100.0
+
+
+class World:
+    """Host and checks that are told, and answer nothing."""
+
+    async def answers(self, address: str) -> str:
+        return ""
+
+    async def own(self) -> frozenset[str]:
+        return frozenset()
+
+    def want(self, wanted: Any) -> None:
+        self.wanted = wanted
+
+
+def intent_of(shape: Shape, checked: bool = True) -> Intent:
+    """Services with a check (or without), and their destinations."""
+    services = {}
+    for number in range(shape.services):
+        rows = [n for n in range(number * shape.each, (number + 1) * shape.each)]
+        destinations = {f"d{n}": Destination(f"d{n}", shape.real(n), PORT, 1, ForwardingMethod.ROUTE) for n in rows}
+        key = ServiceKey(Protocol.TCP, shape.service(number), PORT)
+        check = CheckSpec() if checked else None
+        services[f"s{number}"] = Service(f"s{number}", key, "rr", destinations=destinations, check=check)
+    return Intent(services, 1)
+
+
+class Bench:
+    """One shape."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape, self.intent = shape, intent_of(shape)
+        self.keys = frozenset(service.key for service in self.intent.services.values())
+        self.ipvs = IPVS()
+        self.host, self.checks = World(), World()
+        self.control = self.made(Intent(), frozenset())
+
+    def made(self, intent: Intent, owned: frozenset[ServiceKey]) -> Control:
+        told = Told(lambda _: None, lambda _: None, lambda _: None)
+        beginning = Beginning(intent, owned, serf_expected=False)
+        control = Control(IpvsKernel(self.ipvs, TableProbe()), self.host, self.checks, time.monotonic, beginning, told)
+        control.look()
+        return control
+
+    def settle(self) -> float:
+        """Turns until none is left over; the longest, in seconds."""
+        longest = 0.0
+        while True:
+            before = self.control.snapshot.status["ops"]
+            longest = max(longest, clocked(self.control.turn))
+            if not self.control._pending and self.control.snapshot.status["ops"] == before:
+                return longest
+
+    def build(self) -> tuple[float, float]:
+        """Everything, unchecked, into an empty kernel, as after a reboot. Seconds in all, and the longest turn."""
+        self.control.start()
+        self.control.enter(HostSeen(frozenset(key.address or "" for key in self.keys)))
+        began = time.perf_counter()
+        self.control.enter(Committed(intent_of(self.shape, checked=False), self.keys))
+        longest = self.settle()
+        took = time.perf_counter() - began
+        if len(list(self.ipvs.scan(statistics=False))) != self.shape.services:
+            raise AssertionError("not everything was built")
+        return took, longest
+
+    def start_again(self) -> float:
+        """As after our restart: the table is there."""
+        began = time.perf_counter()
+        control = self.made(self.intent, self.keys)
+        control.start()
+        took = time.perf_counter() - began
+        up = Health(CheckState.UP, time.monotonic())
+        for check in self.checks.wanted:
+            control.enter(ProbeChanged(check, up))
+        self.control = control
+        self.settle()
+        return took
+
+    def reaction(self, number: int) -> float:
+        """A check turns, and the kernel has another weight."""
+        address = self.shape.real(number * 37 % self.shape.destinations)
+        check = CheckTarget(address, PORT, CheckSpec())
+        known = self.control._world.health[check].state
+        found = Health(CheckState.DOWN if known is CheckState.UP else CheckState.UP, time.monotonic(), "refused")
+        before = self.control.snapshot.status["ops"]
+        self.control.enter(ProbeChanged(check, found))
+        self.control.turn()
+        assert self.control.snapshot.status["ops"] == before + 1, "nothing was changed"
+        took = self.control._counts.reactions_s[-1]
+        self.settle()
+        return took
+
+    def many_at_once(self) -> tuple[float, float]:
+        """1000 checks fail in the same moment. Seconds until the kernel has it, and the longest turn."""
+        began, longest = time.perf_counter(), 0.0
+        for number in range(min(AT_ONCE, self.shape.destinations // 2)):
+            check = CheckTarget(self.shape.real(number), PORT, CheckSpec())
+            self.control.enter(ProbeChanged(check, Health(CheckState.DOWN, time.monotonic(), "refused")))
+        longest = self.settle()
+        return time.perf_counter() - began, longest
+
+    def commands(self, directory: Path) -> tuple[list[float], list[float]]:
+        """Weights set by commands: seconds from submit to answer, and of those the store's."""
+        return asyncio.run(self._commands(directory))
+
+    async def _commands(self, directory: Path) -> tuple[list[float], list[float]]:
+        executor, stored = ThreadPoolExecutor(1), list[float]()
+        loop = asyncio.get_running_loop()
+
+        async def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            result = await loop.run_in_executor(executor, lambda: function(*args, **kwargs))
+            stored.append(time.perf_counter() - began)
+            return result
+
+        path = directory / "fusisd.db"
+        database = await call(open_database, path)
+        intents = SqliteIntents(database, path)
+        local = await call(SqliteLocal, database, path, "bench")
+        revision = await call(intents.commit, 0, Change(self.intent.services))
+        intent = replace(self.intent, revision=revision)
+        committer = Committer(intents, local, call, intent, {}, time.monotonic)
+        committer.attach(self.control, Door(self.control, self.host))
+        tasks = [asyncio.ensure_future(self.control.run()), asyncio.ensure_future(committer.run())]
+        took = []
+        self.control.enter(HostSeen(self.control.target.host.vips))
+        stored.clear()
+        for number in range(REACTIONS):
+            name, n = f"s{number % self.shape.services}", number % self.shape.services * self.shape.each
+            one = replace(self.intent.services[name].destinations[f"d{n}"], weight=number % 7 + 2)
+            began = time.perf_counter()
+            await committer.submit(UpdateDestination(name, one), "bench")
+            took.append(time.perf_counter() - began)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        executor.shutdown()
+        return took, stored
+
+
+def clocked(work: Any) -> float:
+    """The seconds it took."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def library_load(intent: Intent) -> float:
+    """The same table by pyipvs alone."""
+    changes: list[Any] = [AddService(kernel_service(service)) for service in intent.services.values()]
+    for service in intent.services.values():
+        changes += [AddDestination(service.key, kernel_destination(one)) for one in service.destinations.values()]
+    with IPVS() as ipvs:
+        return clocked(lambda: ipvs.apply(changes))
+
+
+def resident_mb() -> float:
+    """This process's memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024 / 1e6
+
+
+def measure(shape: Shape) -> None:
+    """Print the figures of one shape."""
+    unshare_network()
+    run(["ip", "link", "set", "lo", "up"], check=True)
+    load = library_load(intent_of(shape))
+    unshare_network()
+    run(["ip", "link", "set", "lo", "up"], check=True)
+    bench = Bench(shape)
+    built, longest = bench.build()
+    memory = resident_mb()
+    started = bench.start_again()
+    gc.collect()
+    gc.freeze()  # as the daemon does once it has started
+    idle = sorted(clocked(bench.control.turn) for _ in range(50))
+    reactions = sorted(bench.reaction(number) for number in range(REACTIONS))
+    at_once, longest_then = bench.many_at_once()
+    with tempfile.TemporaryDirectory() as directory:
+        commands, stored = bench.commands(Path(directory))
+    figures = [
+        ("full build", f"{built:.3f} s, {built / load:.2f} x pyipvs' load ({load:.3f} s)"),
+        ("longest turn of the build", f"{longest * 1e3:.1f} ms"),
+        ("start with the table present", f"{started:.3f} s"),
+        ("turn that changes nothing", f"p50 {idle[25] * 1e3:.2f} ms, max {idle[-1] * 1e3:.2f} ms"),
+        ("observed change to kernel", f"p50 {quantile(reactions, 0.5)}, p99 {quantile(reactions, 0.99)}"),
+        ("command to kernel", f"p50 {quantile(sorted(commands), 0.5)}, p99 {quantile(sorted(commands), 0.99)}"),
+        ("of that the store", f"p50 {median(stored) * 1e3:.2f} ms"),
+        (f"{AT_ONCE} checks fail at once", f"{at_once:.3f} s, longest turn {longest_then * 1e3:.1f} ms"),
+        ("resident memory", f"{memory:.1f} MB"),
+    ]
+    print(f"\n{shape}")
+    for name, value in figures:
+        print(f"  {name:32}{value}", flush=True)
+
+
+def quantile(ordered: list[float], share: float) -> str:
+    """As text."""
+    return f"{ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3:.2f} ms"
+
+
+def main() -> int:
+    """Measure each shape."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.core")
+    parser.add_argument("--shapes", nargs="+", type=Shape.parse, default=[Shape(1000, 10), Shape(10, 1000)])
+    logging.disable(logging.CRITICAL)
+    for shape in parser.parse_args().shapes:
+        measure(shape)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
