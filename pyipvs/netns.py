@@ -1,0 +1,45 @@
+"""Being in another network namespace for a moment: a socket belongs to the one in which it was opened.
+
+Does not: open anything there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from pyipvs import _libnl
+from pyipvs.errors import IPVSError, PermissionDenied
+
+Netns = str | os.PathLike[str] | int | None
+"""A name of `ip netns`, a path, an open file, or None for our own."""
+
+
+@contextlib.contextmanager
+def in_netns(lib: _libnl.Library, netns: Netns) -> Iterator[None]:
+    """The calling thread in network namespace `netns` within the block, and back whatever happens."""
+    if netns is None:
+        yield
+        return
+    name = f"/proc/self/fd/{netns}" if isinstance(netns, int) else os.fspath(netns)
+    path = name if "/" in name else f"/run/netns/{name}"
+    with contextlib.ExitStack() as stack:
+        try:
+            home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, home)
+            there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, there)
+            lib.setns(there, _libnl.CLONE_NEWNET)
+        except OSError as error:
+            raise _cannot_enter(path, error) from None
+        stack.callback(lib.setns, home, _libnl.CLONE_NEWNET)  # runs before the descriptors are closed
+        yield
+
+
+def _cannot_enter(path: str, error: OSError) -> IPVSError:
+    what = f"network namespace {path}"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return PermissionDenied("enter", error.errno, what, hint="needs CAP_SYS_ADMIN besides CAP_NET_ADMIN")
+    return IPVSError("enter", error.errno or errno.EIO, what)
