@@ -48,10 +48,14 @@ class Balancer:
         words = [sys.executable, "-m", "fusisd", "--iface", "eth0", "--state-dir", str(self.state_dir)]
         return [*words, "--socket", str(self.socket), *self._options]
 
-    def start(self) -> None:
-        """Start it and wait until it says that it is ready."""
+    def spawn(self) -> None:
+        """Start it, and do not wait."""
         self._offset = self.log.stat().st_size if self.log.exists() else 0
         self._process = self.host.popen(*self.command(), log=self.log)
+
+    def start(self) -> None:
+        """Start it and wait until it says that it is ready."""
+        self.spawn()
         poll(lambda: self._said(READY), 60, f"fusisd on {self.host.name} to be ready")
 
     def kill(self) -> None:
