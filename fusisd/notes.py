@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from fusisd import state
 from fusisd.commands import Command, DeleteDestination, Pause, Release
+from fusisd.errors import Invalid
 from fusisd.judge import Drain, DrainKey
-from fusisd.model import Intent, Masquerade, Service
+from fusisd.model import Intent, Masquerade, Service, checked_address
 from fusisd.target import Target
 from pyipvs import Protocol, ServiceKey
 
@@ -87,14 +88,24 @@ def _release(notes: Notes, before: Intent, name: str, target: Target) -> None:
 
 
 def row_text(row: Masquerade) -> str:
-    """A masquerade rule as the key of a note."""
-    return json.dumps([str(row.protocol), row.vip, row.vip_port, row.address, row.port])
+    """A row as one line of text, for the local store: `tcp 10.0.0.1 80 10.0.0.11 8080`."""
+    return f"{row.protocol} {row.vip} {row.vip_port} {row.address} {row.port}"
 
 
 def row_of(text: str) -> Masquerade:
-    """The other way. Raises ValueError."""
-    protocol, vip, vip_port, address, port = json.loads(text)
-    return Masquerade(Protocol.of(protocol), vip, vip_port, address, port)
+    """The row of such a line. Raises Invalid."""
+    try:
+        protocol, vip, vip_port, address, port = text.split(" ")
+        ports = _port(vip_port), _port(port)
+        return Masquerade(Protocol[protocol.upper()], checked_address(vip), ports[0], checked_address(address), ports[1])
+    except (KeyError, ValueError):
+        raise Invalid(f"{text!r} is no masquerade row (PROTOCOL VIP PORT ADDRESS PORT)") from None
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise ValueError(text)
+    return int(text)
 
 
 def drain_key(key: DrainKey) -> str:

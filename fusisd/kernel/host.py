@@ -21,10 +21,11 @@ from typing import ParamSpec, TypeVar
 from fusisd.errors import FusisError, Invalid
 from fusisd.kernel import addresses, firewall, neighbours, sysctl
 from fusisd.kernel.events import AddressEvents
-from fusisd.kernel.nat import Nat, row_of
+from fusisd.kernel.nat import Nat
 from fusisd.kernel.sysctl import When
 from fusisd.kernel.vips import Failures, Vips
 from fusisd.model import HostSeen, HostWanted, Masquerade
+from fusisd.notes import row_of
 from fusisd.ports import LocalStore, StoreCall
 
 log = logging.getLogger(__name__)

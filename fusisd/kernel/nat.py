@@ -12,11 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fusisd.errors import Invalid
 from fusisd.kernel import xtables
 from fusisd.kernel.command import CommandError, run
-from fusisd.model import Masquerade, checked_address
-from pyipvs import Protocol
+from fusisd.model import Masquerade
 
 CHAIN = "FUSIS-MASQ"
 _JUMP = ("POSTROUTING", "-j", CHAIN)
@@ -127,23 +125,3 @@ def restore_text(rules: Iterable[str]) -> str:
     """Input of iptables-restore --noflush: naming the chain empties it, the rules fill it, COMMIT makes it one step."""
     return "\n".join(["*nat", f":{CHAIN} - [0:0]", *rules, "COMMIT", ""])
 
-
-def row_text(row: Masquerade) -> str:
-    """A row as one line of text, for the local store: `tcp 10.0.0.1 80 10.0.0.11 8080`."""
-    return f"{row.protocol} {row.vip} {row.vip_port} {row.address} {row.port}"
-
-
-def row_of(text: str) -> Masquerade:
-    """The row of such a line. Raises Invalid."""
-    try:
-        protocol, vip, vip_port, address, port = text.split(" ")
-        ports = _port(vip_port), _port(port)
-        return Masquerade(Protocol[protocol.upper()], checked_address(vip), ports[0], checked_address(address), ports[1])
-    except (KeyError, ValueError):
-        raise Invalid(f"{text!r} is no masquerade row (PROTOCOL VIP PORT ADDRESS PORT)") from None
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise ValueError(text)
-    return int(text)

@@ -14,6 +14,7 @@ from bottle import Bottle, HTTPError, HTTPResponse, request, response
 
 from fusisd.errors import FusisError, Refused
 from fusisd.ports import Core
+from fusisd.web import v1
 from fusisd.web.auth import WritePolicy
 from fusisd.web.compat import FIELD_NAMES, JSON_TYPE, Compat, json_response, render
 from fusisd.web.errors import MissingFields, Unauthorized, status_of
@@ -28,14 +29,17 @@ def make_app(core: Core, policy: WritePolicy, clock: Callable[[], float] = time.
     """The WSGI application over `core`; `clock` is the one that the snapshots' times are of."""
     app = Bottle()
     app.default_error_handler = _error_page
-    for room in (Compat(core), Status(core, clock)):
+    rooms = ((Compat(core), _refusal), (Status(core, clock), _refusal), (v1.V1(core), v1.refusal))
+    for room, refusal in rooms:
         for method, path, handler in room.routes():
             # HEAD by name, so that a 405 lists it under Allow
-            app.route(path, ["GET", "HEAD"] if method == "GET" else method, _guarded(handler, policy))
+            app.route(path, ["GET", "HEAD"] if method == "GET" else method, _guarded(handler, policy, refusal))
     return app
 
 
-def _guarded(handler: Callable[..., object], policy: WritePolicy) -> Callable[..., object]:
+def _guarded(
+    handler: Callable[..., object], policy: WritePolicy, refusal: Callable[[FusisError], HTTPResponse]
+) -> Callable[..., object]:
     """The handler behind the write policy, with our exceptions turned into answers."""
 
     def call(**names: str) -> object:
@@ -45,7 +49,7 @@ def _guarded(handler: Callable[..., object], policy: WritePolicy) -> Callable[..
                 policy.check(str(environ.get("fusis.peer", "")), environ.get("HTTP_AUTHORIZATION"))
             return handler(**names)
         except FusisError as error:
-            return _refusal(error)
+            return refusal(error)
         except Exception:  # the last resort: a bug of ours is logged here and answered without its inside
             log.exception("web: %s %s failed", request.method, request.path)
             return json_response(render({"error": "internal error; see fusisd's log"}), 500)

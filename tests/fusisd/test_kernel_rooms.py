@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusisd import notes
 from fusisd.errors import Invalid
 from fusisd.kernel import announce, ethernet, events, firewall, nat, sysctl, xtables
 from fusisd.kernel.announce import AnnounceError, Announcer
@@ -173,16 +174,16 @@ ROWS6 = rows_of(st.binary(min_size=15, max_size=15).map(lambda low: socket.inet_
 
 @given(ROWS | ROWS6)
 def test_a_row_survives_its_text(row: Masquerade) -> None:
-    assert nat.row_of(nat.row_text(row)) == row
+    assert notes.row_of(notes.row_text(row)) == row
 
 
 @given(st.text() | st.lists(st.sampled_from(["tcp", "10.0.0.1", "80", "-1", "65536", "x"]), max_size=6).map(" ".join))
 def test_a_text_is_a_row_or_is_refused(text: str) -> None:
     try:
-        row = nat.row_of(text)
+        row = notes.row_of(text)
     except Invalid:
         return
-    assert nat.row_of(nat.row_text(row)) == row
+    assert notes.row_of(notes.row_text(row)) == row
 
 
 OPEN = "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"

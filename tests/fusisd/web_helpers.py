@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fusisd import state
@@ -34,7 +34,9 @@ class MemoryCore:
         return self.published
 
     def submit(self, command: Command, who: str) -> Snapshot:
-        self.intent = state.apply(self.intent, command)
+        after = state.apply(self.intent, command)
+        if after is not self.intent:
+            self.intent = replace(after, revision=self.intent.revision + 1)
         self.seen.append((command, who))
         views = tuple(_view(service) for service in self.intent.services.values())
         self.published = Snapshot(

@@ -1,5 +1,5 @@
-"""fusisd is killed at random moments, LIVES times (8 in `make test`, 200 in `make soak`), while operators change services and
-a client sends requests: no acknowledged change is lost, no foreign entry changes, and not one request is lost.
+"""fusisd is killed at random moments, LIVES times (8 in `make test`, 200 in `make soak`), while operators change services
+and a client sends requests: no acknowledged change is lost, no foreign entry changes, and not one request is lost.
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ import pytest
 from fusisd.kernel import xtables
 from fusisd.kernel.cleanup import cleanup
 from fusisd.kernel.host import HostPlumbing
-from fusisd.kernel.nat import CHAIN, row_text
+from fusisd.kernel.nat import CHAIN
 from fusisd.kernel.neighbours import NeighbourError
 from fusisd.model import HostSeen, HostWanted, Masquerade
+from fusisd.notes import row_text
 from fusisd.store.sqlite import SqliteLocal, machine_identity, open_database
 from pyipvs import IPVS, Protocol
 from tests.lab.netns import entered

@@ -93,7 +93,8 @@ class Operators:
         now = self._random.choice(["", "?now=1"])
         if known is None:
             scheduler = self._random.choice(SCHEDULERS)
-            body = {"Name": f"s{number}", "Host": VIP, "Port": FIRST_PORT + number, "Protocol": "tcp", "Scheduler": scheduler}
+            body = {"Name": f"s{number}", "Host": VIP, "Port": FIRST_PORT + number, "Protocol": "tcp"}
+            body["Scheduler"] = scheduler
             return "POST", "/services", body, Wanted(scheduler)
         if how < 0.1:
             return "DELETE", f"/services/s{number}{now}", None, None
