@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fusisd.ctl.changes import add_commands
 from fusisd.ctl.client import Client, CtlError
 
 _STRANGER = "what answers there is not fusisd, or one of another version"
@@ -151,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         "--state-dir", type=Path, default=Path("/var/lib/fusisd"), metavar="DIR", help="fusisd's (default %(default)s)"
     )
     join.set_defaults(run=_join_command)
+    add_commands(commands)
     return parser
 
 

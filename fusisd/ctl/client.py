@@ -14,7 +14,7 @@ from typing import Any
 
 from fusisd.errors import FusisError
 
-LIMIT_S = 5.0
+LIMIT_S = 10.0  # longer than fusisd lets a change wait
 PORT = 8000
 
 
@@ -51,21 +51,27 @@ class Client:
 
     def get(self, path: str) -> Any:
         """The JSON that a GET answers. Raises CtlError."""
+        return self.ask("GET", path)
+
+    def ask(self, method: str, path: str, document: object = None) -> Any:
+        """The JSON that such a request answers; `document` is its body, None for none. Raises CtlError."""
         connection = http.client.HTTPConnection(*self._peer, LIMIT_S) if self._peer else _UnixConnection(self._unix)
+        data = None if document is None else json.dumps(document)
+        headers = self._headers if data is None else {**self._headers, "Content-Type": "application/json"}
         try:
-            connection.request("GET", path, headers=self._headers)
+            connection.request(method, path, data, headers)
             answer = connection.getresponse()
-            data = answer.read()
+            text = answer.read()
         except (OSError, http.client.HTTPException) as error:
             raise CtlError(f"fusisd does not answer at {self._where}: {self._mended(error)}") from None
         finally:
             connection.close()
         try:
-            body = json.loads(data)
+            body = json.loads(text)
         except ValueError:
             raise CtlError(f"what answers at {self._where} is not fusisd") from None
         if answer.status >= 400:
-            raise CtlError(str(body.get("error", body)) if isinstance(body, dict) else str(body))
+            raise CtlError(_reason(body))
         return body
 
     def _mended(self, error: Exception) -> str:
@@ -74,6 +80,13 @@ class Client:
             return "you may not use it; run fusisctl as root"
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return f"{why}; is it running there?" if self._peer else f"{why}; is it running? (systemctl status fusisd)"
+
+
+def _reason(body: object) -> str:
+    """What a refusal says: a problem document's detail, or the error of the dialect of 2016."""
+    if isinstance(body, dict):
+        return str(body.get("detail") or body.get("error") or body)
+    return str(body)
 
 
 def _host_and_port(url: str) -> tuple[str, int]:
