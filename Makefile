@@ -6,7 +6,7 @@ FUZZ_S ?= 300
 LAB := $(PYTHON) -m tests.lab.run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-kernel lint demo bench fuzz soak clean
+.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core fuzz soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -47,9 +47,13 @@ bench: setup ## pyipvs beside ipvsadm, pyroute2, naive calls and C, in the lab: 
 fuzz: setup ## coverage-guided fuzzing of what pyipvs decodes, FUZZ_S=300 seconds in all (needs atheris, and says how to get it)
 	@FUZZ_S=$(FUZZ_S) nice -n 19 $(PYTHON) -m tests.fuzz
 
-soak: setup ## ten minutes of random changes by several processes at once, then a million operations, on real IPVS
-	@$(LAB) --auto --timeout 1800 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 \
-	    $(PYTHON) -m pytest -s -p no:cacheprovider tests/kernel/test_soak.py tests/kernel/test_growth.py
+bench-core: setup ## what fusisd's core costs at 10,000 destinations, in the lab, and what checks cost, here: two minutes
+	@$(LAB) --mem 1G --timeout 900 -- $(PYTHON) -m tests.bench.core
+	@$(PYTHON) -m tests.bench.checks
+
+soak: setup ## half an hour on real IPVS: random changes by several processes, a million operations, 200 kills of fusisd
+	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 \
+	    $(PYTHON) -m pytest -s -p no:cacheprovider tests/kernel/test_soak.py tests/kernel/test_growth.py tests/kernel/test_campaign.py
 
 clean: ## remove what was built
 	rm -rf .venv .tox build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .import_linter_cache .coverage

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import pyipvs
+from fusisd.health.states import diagram
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -47,3 +48,7 @@ def test_links_between_documents_lead_somewhere() -> None:
     for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_the_life_of_a_check_is_drawn_from_its_table() -> None:
+    assert diagram().strip() in (ROOT / "docs/reliability.md").read_text()
