@@ -152,9 +152,8 @@ class BatchError(IPVSError):
         shown = [str(failure) for failure in failures[: self._SHOWN]]
         more = len(failures) - len(shown)
         text = "\n  ".join([f"{len(failures)} of {count} changes failed; the others are done", *shown])
-        super().__init__("apply", failures[0].error.errno or 0)
+        super().__init__("apply", failures[0].error.errno or 0, text="")
         self.strerror = text + (f"\n  and {more} more" if more else "")
-        self.args = (self.errno, self.strerror)  # what a copy is made from
 
 
 class ChangeList(list[Change]):

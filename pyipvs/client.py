@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any
 
 from pyipvs import daemons, rows, wire
-from pyipvs.batch import Batch, DestinationLike, KeyLike, changed, destination_of, key_of, service_of
 from pyipvs.changes import (
     ON_SERVICE,
     AddDestination,
@@ -37,6 +36,7 @@ from pyipvs.layout import Row
 from pyipvs.listing import DestinationList, ServiceList
 from pyipvs.model import (
     Destination,
+    ForwardingMethod,
     Info,
     Service,
     ServiceKey,
@@ -45,12 +45,12 @@ from pyipvs.model import (
     split_endpoint,
 )
 from pyipvs.netlink import NetlinkTransport, Transport
-from pyipvs.netns import Netns
 from pyipvs.ruleset import Entry, Ruleset
 from pyipvs.watch import Sample, samples
 from pyipvs.writer import Writer, name_service
 
-_ALWAYS = frozenset({"weight", "upper_threshold", "lower_threshold"})  # can be changed of any destination there is
+KeyLike = ServiceKey | str
+DestinationLike = Destination | str
 Progress = Callable[[int, int], None]
 
 
@@ -66,7 +66,7 @@ class IPVS:
     """
 
     def __init__(
-        self, netns: Netns = None, timeout_s: float = 3.0, transport: Transport | None = None
+        self, netns: str | int | None = None, timeout_s: float = 3.0, transport: Transport | None = None
     ) -> None:
         """Open the kernel's table of this network namespace, or of `netns`: a name of `ip netns`, a path, or an open
         file; the caller stays where it is.
@@ -80,7 +80,6 @@ class IPVS:
         self._name = f"netns {netns}" if netns is not None else "this network namespace"
         self._transport: Transport = transport or NetlinkTransport(netns, timeout_s)
         self._writer, self._reader = Writer(), rows.Reader()
-        self._busy = False
 
     def __enter__(self) -> IPVS:
         return self
@@ -104,7 +103,7 @@ class IPVS:
 
     def service(self, key: KeyLike) -> ServiceStatus:
         """One service. Raises ServiceNotFound."""
-        key = key_of(key)
+        key = _key(key)
         answers = self._ask(Command.GET_SERVICE, "get service", str(key), wire.encode_key(key), "service")
         return wire.decode_service(b"".join(answers))
 
@@ -115,7 +114,7 @@ class IPVS:
         may be missing or seen twice (the kernel pages by position). An empty list takes a second request,
         because the kernel gives one for a service that is not there.
         """
-        return DestinationList(self._rows(key_of(key), rows.FIELDS))
+        return DestinationList(self._rows(_key(key), rows.FIELDS))
 
     def scan(self, statistics: bool = True) -> Iterator[Entry]:
         """The table service by service, one request each, for callers who have other things to do in between.
@@ -151,7 +150,9 @@ class IPVS:
         done = 0
         while done < len(every):
             part = every[done : done + self._transport.room]
-            count, failed = self._send(part)
+            first = self._transport.reserve(len(part))
+            count, size = self._writer.write(part, len(part), self._transport.family, first)
+            failed = self._send(size, first, count)
             failures += [_failure(part[index], code) for index, code in sorted(failed)]
             done += count
             if progress is not None:
@@ -161,14 +162,14 @@ class IPVS:
 
     def batch(self) -> Batch:
         """Collect changes in a `with` block and apply them at its end, unless it raises."""
-        return Batch(self.apply)
+        return Batch(self)
 
     def add_service(self, service: Service | KeyLike, **settings: Any) -> None:
         """Make a service: a Service, or a key and the fields of Service as keywords.
 
         Raises AlreadyExists, SchedulerNotFound, ValueError.
         """
-        self._do(AddService(service_of(service, settings)))
+        self._do(AddService(_service(service, settings)))
 
     def update_service(self, service: Service | KeyLike, **settings: Any) -> None:
         """Change scheduler, flags or persistence. Given a key, what is not named stays (one request more).
@@ -184,27 +185,23 @@ class IPVS:
         Packets of their connections are dropped from now on; sysctl net.ipv4.vs.expire_nodest_conn says whether the
         connections end (1) or wait for the destination to come back (0).
         """
-        self._do(DeleteService(key_of(key)))
+        self._do(DeleteService(_key(key)))
 
     def add_destination(self, key: KeyLike, destination: DestinationLike, **settings: Any) -> None:
         """Add a destination: a Destination, or `address:port` and the fields of Destination as keywords.
 
         Raises ServiceNotFound, AlreadyExists, ValueError.
         """
-        self._do(AddDestination(key_of(key), destination_of(destination, settings)))
+        self._do(AddDestination(_key(key), _destination(destination, settings)))
 
     def update_destination(self, key: KeyLike, destination: DestinationLike, **settings: Any) -> None:
         """Change a destination. Given as text, what is not named stays (one request more).
 
         Raises ServiceNotFound, DestinationNotFound, ValueError.
         """
-        key = key_of(key)
+        key = _key(key)
         known = self._known(key, destination) if isinstance(destination, str) else destination
-        wanted = changed(known, settings)
-        if isinstance(destination, str) and settings.keys() <= _ALWAYS:
-            self._do(wire.trusted(UpdateDestination, key, wanted))  # whatever another program made of it: it can be drained
-        else:
-            self._do(UpdateDestination(key, wanted))
+        self._do(UpdateDestination(key, _changed(known, settings)))
 
     def delete_destination(self, key: KeyLike, destination: DestinationLike | tuple[str, int]) -> None:
         """Remove a destination at once: packets of its connections are dropped, as delete_service says. To drain it, set its
@@ -212,7 +209,9 @@ class IPVS:
 
         Raises ServiceNotFound, DestinationNotFound.
         """
-        self._do(DeleteDestination(key_of(key), destination_of(destination, {})))
+        if isinstance(destination, tuple):
+            destination = Destination(*destination)
+        self._do(DeleteDestination(_key(key), _destination(destination, {})))
 
     def timeouts(self) -> Timeouts:
         """The connection timeouts of the network namespace."""
@@ -235,7 +234,7 @@ class IPVS:
         if key is None:
             self._ask(Command.ZERO, "zero all counters")
         else:
-            key = key_of(key)
+            key = _key(key)
             self._ask(Command.ZERO, "zero counters of", str(key), wire.encode_key(key))
 
     def flush(self) -> None:
@@ -271,10 +270,10 @@ class IPVS:
     def _rows(self, key: ServiceKey, fields: tuple[str, ...]) -> Sequence[Row]:
         """The destinations of a service. Raises ServiceNotFound."""
         parts = self._dump(Command.GET_DEST, "list destinations of", key, name_service(key))
-        found = [self._reader.rows(part, key.family, fields) for part in parts]
-        if len(found) != 1:  # none, or several: a service that goes in between ends them as if it had no more
+        found = rows.joined([self._reader.rows(part, key.family, fields) for part in parts])
+        if not found:
             self.service(key)
-        return rows.joined(found)
+        return found
 
     def _known(self, key: ServiceKey, where: str) -> Destination:
         """The destination that the kernel has at `address:port`."""
@@ -286,58 +285,108 @@ class IPVS:
 
     def _do(self, change: Change) -> None:
         """One change: a batch of one, whose only error is raised."""
-        for _, code in self._send((change,))[1]:
+        self._check_owner()
+        first = self._transport.reserve(1)
+        _, size = self._writer.write((change,), 1, self._transport.family, first)
+        for _, code in self._send(size, first, 1):
             raise _failure(change, code).error
 
-    def _send(self, changes: Sequence[Change]) -> tuple[int, list[tuple[int, int]]]:
-        """As many of these as one send takes; how many they are, and the index and errno of each that failed."""
-        self._begin()
-        try:
-            transport = self._transport
-            first = transport.reserve(len(changes))
-            count, size = self._writer.write(changes, len(changes), transport.family, first, transport.size)
-            return count, transport.send(self._writer.buffer[:size], first, count)
-        finally:
-            self._busy = False
+    def _send(self, size: int, first: int, count: int) -> list[tuple[int, int]]:
+        return self._transport.send(self._writer.buffer[:size], first, count)
 
     def _dump(
         self, command: Command, operation: str, key: ServiceKey | str = "", named: bytes = b""
     ) -> Iterator[memoryview]:
-        self._begin()
+        self._check_owner()
         try:
             yield from self._transport.dump(command, named)
         except KernelError as error:
             raise error_for(operation, error.errno, str(key), "table") from None
-        finally:
-            self._busy = False
 
     def _ask(
         self, command: Command, operation: str, what: str = "", attributes: bytes = b"", subject: str = "table"
     ) -> list[bytes]:
         """One exchange, with an errno turned into an error that names what was tried."""
-        self._begin()
+        self._check_owner()
         try:
             return self._transport.exchange(command, attributes)
         except KernelError as error:
             raise error_for(operation, error.errno, what, subject) from None
-        finally:
-            self._busy = False
-
-    def _begin(self) -> None:
-        """A verb begins. Raises RuntimeError where it may not."""
-        self._check_owner()
-        if self._busy:
-            raise RuntimeError("a verb of this IPVS handle runs already: a signal handler needs a handle of its own")
-        self._busy = True
 
     def _check_owner(self) -> None:
         if self._owner != (get_ident(), _forks):
             raise RuntimeError("an IPVS handle belongs to the thread and process that opened it")
 
 
+class Batch:
+    """Changes of a `with ipvs.batch()` block. Its verbs take whole values: nothing is read meanwhile."""
+
+    def __init__(self, ipvs: IPVS) -> None:
+        """Made by IPVS.batch."""
+        self._ipvs = ipvs
+        self.changes: list[Change] = []
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raises BatchError."""
+        if kind is None:
+            self._ipvs.apply(self.changes)
+
+    def add_service(self, service: Service | KeyLike, **settings: Any) -> None:
+        """See IPVS.add_service."""
+        self.changes.append(AddService(_service(service, settings)))
+
+    def update_service(self, service: Service) -> None:
+        """Give a service this configuration."""
+        self.changes.append(UpdateService(service))
+
+    def delete_service(self, key: KeyLike) -> None:
+        """See IPVS.delete_service."""
+        self.changes.append(DeleteService(_key(key)))
+
+    def add_destination(self, key: KeyLike, destination: DestinationLike, **settings: Any) -> None:
+        """See IPVS.add_destination."""
+        self.changes.append(AddDestination(_key(key), _destination(destination, settings)))
+
+    def update_destination(self, key: KeyLike, destination: Destination) -> None:
+        """Give a destination this configuration."""
+        self.changes.append(UpdateDestination(_key(key), destination))
+
+    def delete_destination(self, key: KeyLike, destination: DestinationLike) -> None:
+        """See IPVS.delete_destination."""
+        self.changes.append(DeleteDestination(_key(key), _destination(destination, {})))
+
+
 def _failure(change: Change, code: int) -> Failure:
     subject = "service" if isinstance(change, ON_SERVICE) else "destination"
     return Failure(change, error_for(change.operation, code, change.what, subject))
+
+
+def _key(key: KeyLike) -> ServiceKey:
+    return key if isinstance(key, ServiceKey) else ServiceKey.parse(key)
+
+
+def _service(service: Service | KeyLike, settings: dict[str, Any]) -> Service:
+    if isinstance(service, Service):
+        return replace(service, **settings) if settings else service
+    return Service(_key(service), **settings)
+
+
+def _destination(destination: DestinationLike, settings: dict[str, Any]) -> Destination:
+    if isinstance(destination, Destination):
+        return _changed(destination, settings)
+    return Destination(*split_endpoint(destination), **settings)
+
+
+def _changed(destination: Destination, settings: dict[str, Any]) -> Destination:
+    """With these settings; a tunnel does not outlive method tunnel."""
+    if str(settings.get("method", ForwardingMethod.TUNNEL)) != str(ForwardingMethod.TUNNEL):
+        settings = {"tunnel": None} | settings
+    return replace(destination, **settings) if settings else destination
 
 
 def _forked() -> None:

@@ -19,7 +19,7 @@ from pyipvs.changes import Change, ChangeList
 from pyipvs.client import IPVS, Progress
 from pyipvs.daemons import Daemon
 from pyipvs.model import Info, ServiceKey, ServiceStatus, Tunnel, split_endpoint
-from pyipvs.netns import in_netns
+from pyipvs.netlink import in_netns
 from pyipvs.procfs import Connection
 from pyipvs.ruleset import Ruleset, diff
 

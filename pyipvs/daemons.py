@@ -41,8 +41,7 @@ class Daemon:
 
     `interface`: where the multicast goes, at most 15 characters. `sync_id` 0 to 255: only daemons of the same one
     talk to each other (0 for BACKUP: hear all). The rest None = the kernel's own choice: `max_length` of a message
-    in bytes (a master's 1472, or 1452 to an IPv6 group; a backup's what the interface's MTU holds, 1472 at least),
-    `group` the multicast address (224.0.0.81), `port` (8848), `ttl` (1).
+    in bytes (the interface's MTU), `group` the multicast address (224.0.0.81), `port` (8848), `ttl` (1).
     """
 
     state: DaemonState

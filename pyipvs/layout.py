@@ -40,7 +40,7 @@ class Layout:
         if len(message) % 4:  # what follows it would not begin where it ends
             raise struct.error(f"a message of {len(message)} bytes")
         constant = bytearray(len(message))
-        constant[:4] = b"\xff" * 4  # its length; the type, which is the family's number, changes when the module is reloaded
+        constant[:6] = b"\xff" * 6  # length and type of the message; its flags, sequence and port may differ
         places = list(_places(message, ANSWER_HEADER, len(message), tables, "", constant))
         if len({field for _, field, _ in places}) < len(places):
             raise struct.error("an attribute comes twice")

@@ -101,9 +101,6 @@ class ServiceFlags(IntFlag):
     SH_PORT = 0x0010  # schedulers sh and mh: the client's port is part of the hash
 
 
-_ALL_FLAGS = 0x3C  # of ServiceFlags
-
-
 def family_of(address: str) -> Family:
     """The family of a canonical address."""
     return Family.INET6 if ":" in address else Family.INET
@@ -242,9 +239,6 @@ class Service:
         full = 128 if self.key.family is Family.INET6 else 32
         if self.netmask is None:
             object.__setattr__(self, "netmask", full)
-        within(int(self.flags), 0, _ALL_FLAGS, "flags")
-        if int(self.flags) & ~_ALL_FLAGS:
-            raise ValueError(f"flags {int(self.flags):#x} are not all a caller's to set: persistence has a field of its own")
         object.__setattr__(self, "flags", ServiceFlags(self.flags))
         for what, name in (("scheduler", self.scheduler), ("persistence_engine", self.persistence_engine)):
             if name is not None and not _MODULE_NAME.match(name):

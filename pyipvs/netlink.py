@@ -21,7 +21,7 @@ from typing import Protocol
 
 from pyipvs import _libnl
 from pyipvs.const import GENL_NAME
-from pyipvs.errors import DecodeError, IPVSError, KernelError, ModuleMissing
+from pyipvs.errors import DecodeError, IPVSError, KernelError, ModuleMissing, PermissionDenied
 from pyipvs.framing import (
     ANSWER_HEADER,
     FLAGS_AT,
@@ -36,7 +36,6 @@ from pyipvs.framing import (
     outcomes,
     request,
 )
-from pyipvs.netns import Netns, in_netns
 
 _TRUNC = int(socket.MSG_TRUNC)  # gives the length even of a cut datagram
 _TIMEVAL = struct.Struct("@ll")
@@ -52,9 +51,7 @@ _SOCKET_BUFFER = 1 << 20  # cut down to net.core.[rw]mem_max by the kernel
 # Every refusal takes that much of the receive buffer, however short it is; what finds no room is dropped (measured
 # 2026-11: 85 in 64 KiB, 2730 in 2 MiB). A batch may be refused whole, so it has no more messages than that.
 _ROOM_PER_ERROR = 1024
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # <asm-generic/socket.h>; not in the socket module
-_SEND_OVERHEAD = 32  # bytes of the send buffer that netlink_sendmsg in af_netlink.c keeps for itself
-_LONGEST_S = 86400.0
+_SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>; not in the socket module
 
 
 class Transport(Protocol):
@@ -70,10 +67,6 @@ class Transport(Protocol):
     @property
     def room(self) -> int:
         """How many messages `send` takes at once."""
-
-    @property
-    def size(self) -> int:
-        """How many bytes `send` takes at once."""
 
     def reserve(self, count: int) -> int:
         """The first of `count` sequence numbers that nobody else uses."""
@@ -97,17 +90,16 @@ class Transport(Protocol):
 class NetlinkTransport:
     """The real one. Not for use from several threads at once."""
 
-    def __init__(self, netns: Netns = None, timeout_s: float = 3.0) -> None:
+    def __init__(self, netns: str | int | None = None, timeout_s: float = 3.0) -> None:
         """Open and connect, in network namespace `netns` (a name of `ip netns`, a path, an open file) or our own.
 
         `timeout_s` limits the wait for the kernel. Raises LibraryMissing, ModuleMissing, PermissionDenied,
         IPVSError.
         """
-        if not 0 < timeout_s <= _LONGEST_S:
-            raise ValueError(f"timeout_s {timeout_s} must be above 0 and at most {_LONGEST_S:g}")
+        if timeout_s <= 0:
+            raise ValueError(f"timeout_s {timeout_s} must be above 0")
         self._timeout_s = timeout_s
         self._sequence = 0
-        self._half_read: int | None = None
         self._buffer = memoryview(bytearray(_RECEIVE_SIZE))
         self._buffers = _libnl.Receiver(_RECEIVE_SIZE, _AT_ONCE)
         self._handle: int | None = None
@@ -146,11 +138,6 @@ class NetlinkTransport:
         """See Transport."""
         return self._room
 
-    @property
-    def size(self) -> int:
-        """See Transport."""
-        return self._size
-
     def reserve(self, count: int) -> int:
         """See Transport."""
         if self._sequence + count > 0xFFFFFFFF:
@@ -187,13 +174,7 @@ class NetlinkTransport:
         """See Transport."""
         failed = self._send_batch(batch, first, count)
         gone = [index for index, code in failed if code == errno.ENOENT]
-        if not gone:
-            return failed
-        try:
-            moved = self._family_moved()
-        except IPVSError:  # the module is gone for good: what was refused stays refused
-            return failed
-        if not moved:
+        if not gone or not self._family_moved():
             return failed
         others = [(index, code) for index, code in failed if code != errno.ENOENT]
         again, start = self._readdressed(batch, gone)
@@ -226,9 +207,7 @@ class NetlinkTransport:
             raise IPVSError("open", error.errno or errno.EIO, "netlink", str(error)) from None
         with contextlib.suppress(PermissionError):  # without CAP_NET_ADMIN nothing else works either
             receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _SOCKET_BUFFER)
-            receiver.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SOCKET_BUFFER)
         self._room = receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _ROOM_PER_ERROR
-        self._size = receiver.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _SEND_OVERHEAD
         timeval = divmod(max(1, int(self._timeout_s * 1e6)), 10**6)  # 0 would be "for ever"
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(*timeval))
         return receiver
@@ -267,10 +246,7 @@ class NetlinkTransport:
             since_s = self._waiting(since_s)
 
     def _dump(self, command: int, attributes: bytes) -> Iterator[memoryview]:
-        receiver = self._open()
-        if self._half_read is not None:
-            self._read_out(receiver, self._half_read)
-        sequence = self._half_read = self.reserve(1)
+        receiver, sequence = self._open(), self.reserve(1)
         flags = NLM_F_REQUEST | NLM_F_DUMP
         self._send(request(command, attributes, flags, self._family, sequence, self._port))
         since_s: float | None = None
@@ -281,22 +257,9 @@ class NetlinkTransport:
                     yield data[begin:end]
                     since_s = None  # the limit is for the kernel, not for our reader
                 if last is not None:
-                    self._half_read = None
                     if code := errno_of(data, last):
                         raise KernelError(code)
                     return
-            since_s = self._waiting(since_s)
-
-    def _read_out(self, receiver: socket.socket, sequence: int) -> None:
-        """End a dump whose reader was interrupted: the kernel holds one for each socket, and answers EBUSY to the next
-        (netlink_dump_start in af_netlink.c)."""
-        self._half_read = None
-        since_s: float | None = None
-        while True:
-            for data in self._received(receiver, self._buffers.receive):
-                with contextlib.suppress(DecodeError):
-                    if answers(data, self._family, sequence)[2] is not None:
-                        return
             since_s = self._waiting(since_s)
 
     def _send_batch(self, batch: memoryview, first: int, count: int) -> list[tuple[int, int]]:
@@ -371,3 +334,30 @@ class NetlinkTransport:
                 continue  # a signal, whose handler Python has run meanwhile
             except OSError as error:
                 raise KernelError(error.errno or errno.EIO) from None
+
+
+@contextlib.contextmanager
+def in_netns(lib: _libnl.Library, netns: str | int | None) -> Iterator[None]:
+    """The calling thread in network namespace `netns` within the block, and back whatever happens."""
+    if netns is None:
+        yield
+        return
+    path = f"/proc/self/fd/{netns}" if isinstance(netns, int) else netns if "/" in netns else f"/run/netns/{netns}"
+    with contextlib.ExitStack() as stack:
+        try:
+            home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, home)
+            there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, there)
+            lib.setns(there, _libnl.CLONE_NEWNET)
+        except OSError as error:
+            raise _cannot_enter(path, error) from None
+        stack.callback(lib.setns, home, _libnl.CLONE_NEWNET)  # runs before the descriptors are closed
+        yield
+
+
+def _cannot_enter(path: str, error: OSError) -> IPVSError:
+    what = f"network namespace {path}"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return PermissionDenied("enter", error.errno, what, hint="needs CAP_SYS_ADMIN besides CAP_NET_ADMIN")
+    return IPVSError("enter", error.errno or errno.EIO, what)

@@ -144,7 +144,6 @@ def decode(data: bytes, family: Family, fields: tuple[str, ...] = FIELDS) -> Row
         raise DecodeError(f"an address of {len(packed)} bytes")
     values["address"] = packed.ljust(16, b"\0")
     required(values, "method")
-    required(values, "weight")
     if fields is CONFIGURED:
         return tuple(values.get(field, 0) for field in CONFIGURED)
     return (*(values.get(field, 0) for field in FIELDS[: _FAMILY + 1]), *stats(values))

@@ -116,17 +116,8 @@ class Ruleset(Mapping[ServiceKey, Entry]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, key: object) -> bool:
-        try:
-            return (ServiceKey.parse(key) if isinstance(key, str) else key) in self._entries
-        except ValueError:
-            return False
-
     def __repr__(self) -> str:
-        try:
-            return self.text().rstrip("\n") or "an empty table"
-        except ValueError:  # another program's entry, for which the text has no words
-            return "\n".join(map(repr, self._entries.values()))
+        return self.text().rstrip("\n") or "an empty table"
 
 
 def diff(old: Mapping[ServiceKey, Entry], new: Mapping[ServiceKey, Entry]) -> ChangeList:
@@ -152,6 +143,5 @@ def _between(key: ServiceKey, old: _Found, new: _Found) -> Iterator[Change]:
             yield AddDestination(key, rows.destination(row))
         elif old[place] != row:
             yield UpdateDestination(key, rows.destination(row))
-    for place, row in old.items():
-        if place not in new:
-            yield DeleteDestination(key, rows.destination(row))
+    for place in old.keys() - new.keys():
+        yield DeleteDestination(key, rows.destination(old[place]))

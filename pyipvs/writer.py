@@ -90,15 +90,12 @@ class Writer:
         """200 KiB, made at the first write: a handle that only reads needs none of its 50 pages."""
         return memoryview(bytearray(_SIZE))
 
-    def write(
-        self, changes: Sequence[Change], most: int, family: int, sequence: int, size: int = _SIZE
-    ) -> tuple[int, int]:
-        """Write as many of `changes` as fit, at most `most` and `size` bytes (one at least), with sequence numbers from
-        `sequence`, for the netlink family `family`; the last asks for an acknowledgement. How many they are, and how many
-        bytes."""
+    def write(self, changes: Sequence[Change], most: int, family: int, sequence: int) -> tuple[int, int]:
+        """Write as many of `changes` as fit, at most `most`, with sequence numbers from `sequence`, for the netlink
+        family `family`; the last asks for an acknowledgement. How many they are, and how many bytes."""
         at = last = count = 0
         for change in changes[: min(most, _MOST)]:
-            if at > min(size, _SIZE) - _LONGEST and count:
+            if at > _SIZE - _LONGEST:
                 break
             last = at
             at = _WRITE[type(change)](self, change, at, family, sequence + count)

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyipvs import IPVS, IPVSError, PermissionDenied, ServiceKey
-from pyipvs.const import Command
-from pyipvs.writer import name_service
+from pyipvs import IPVS, IPVSError, PermissionDenied
 from tests.lab.netns import unshare_network
 from tests.lab.topology import Host
 from tests.pyipvs.conformance import *  # noqa: F403 - the tests of the contract
@@ -139,37 +137,3 @@ def test_a_forked_process_closes_its_copy_and_opens_its_own_and_the_parents_goes
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     ipvs.add_service("tcp/10.0.0.3:80")
     assert len(ipvs.services()) == 3
-
-
-def test_a_dump_that_was_left_half_read_does_not_spoil_the_next(ipvs: IPVS) -> None:
-    """Ctrl-C in the middle of a long list; the kernel holds one dump for each socket."""
-    key = "tcp/10.0.0.1:80"
-    ipvs.add_service(key)
-    with ipvs.batch() as batch:
-        for number in range(500):
-            batch.add_destination(key, f"10.1.{number // 250}.{number % 250 + 1}:80")
-    parts = ipvs._transport.dump(Command.GET_DEST, name_service(ServiceKey.parse(key)))
-    next(parts)
-    del parts
-    assert len(ipvs.destinations(key)) == 500
-    assert len(ipvs.services()) == 1
-
-
-def test_a_namespace_is_named_by_an_open_file_or_a_path(ipvs: IPVS, netns: Host) -> None:
-    ipvs.add_service("tcp/10.0.0.1:80")
-    path = Path("/run/netns", netns.name)
-    with path.open() as file:
-        for where in (file.fileno(), path, str(path)):
-            with IPVS(netns=where) as there:
-                assert [str(row.service.key) for row in there.services()] == ["tcp/10.0.0.1:80"]
-
-
-def test_a_batch_fits_a_small_send_buffer(ipvs: IPVS) -> None:
-    """With net.core.wmem_max below what a full batch takes, a send has fewer messages."""
-    ipvs._transport._size = 4096  # type: ignore[attr-defined]
-    key = "tcp/10.0.0.1:80"
-    with ipvs.batch() as batch:
-        batch.add_service(key)
-        for number in range(200):
-            batch.add_destination(key, f"10.1.0.{number + 1}:80")
-    assert len(ipvs.destinations(key)) == 200

@@ -8,19 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pyipvs import (
-    IPVS,
-    AddDestination,
-    Daemon,
-    DaemonState,
-    Destination,
-    DestinationNotFound,
-    IPVSError,
-    ServiceKey,
-    ServiceNotFound,
-    wire,
-)
-from pyipvs.const import Command
+from pyipvs import IPVS, Daemon, DaemonState, Destination, DestinationNotFound, IPVSError, ServiceKey, ServiceNotFound
 from pyipvs.testing import FakeKernel
 
 WEB = "tcp/10.0.0.1:80"
@@ -188,68 +176,3 @@ def test_a_handle_closes_its_transport_at_the_end_of_the_block() -> None:
     with IPVS(transport=transport) as ipvs:
         assert repr(ipvs) == "<IPVS of this network namespace by Counting>"
     assert transport.closed == 1
-
-
-def test_a_signal_handler_needs_a_handle_of_its_own(ipvs: IPVS) -> None:
-    ipvs.add_service("tcp/10.0.0.1:80")
-
-    class Interrupting(FakeKernel):
-        def send(self, batch: memoryview, first: int, count: int) -> list[tuple[int, int]]:
-            handler()
-            return super().send(batch, first, count)
-
-    transport = Interrupting()
-    with IPVS(transport=transport) as interrupted:
-
-        def handler() -> None:
-            with pytest.raises(RuntimeError, match="runs already"):
-                interrupted.delete_service("tcp/10.0.0.1:80")
-
-        interrupted.add_service("tcp/10.0.0.2:80")
-        assert [str(row.service.key) for row in interrupted.services()] == ["tcp/10.0.0.2:80"], "the handle goes on"
-
-
-def test_changing_the_table_while_scanning_it_is_no_interruption(ipvs: IPVS) -> None:
-    for number in range(1, 4):
-        ipvs.add_service(f"tcp/10.0.0.{number}:80")
-    for entry in ipvs.scan():
-        ipvs.add_destination(entry.service.key, "10.0.1.1:80")
-    assert all(len(entry) == 1 for entry in ipvs.scan())
-
-
-def test_a_service_that_goes_between_two_messages_of_its_dump_is_not_found(ipvs: IPVS) -> None:
-    class Vanishing(FakeKernel):
-        def dump(self, command: int, attributes: bytes) -> Iterator[memoryview]:
-            parts = list(super().dump(command, attributes))
-            if command == Command.GET_DEST:
-                yield parts[0]
-                self.vanish()
-            yield parts[-1]
-
-        def vanish(self) -> None:
-            self._services.clear()
-
-    with IPVS(transport=Vanishing()) as vanishing:
-        vanishing.add_service("tcp/10.0.0.1:80")
-        vanishing.add_destination("tcp/10.0.0.1:80", "10.0.0.2:80")
-        with pytest.raises(ServiceNotFound):
-            vanishing.destinations("tcp/10.0.0.1:80")
-
-
-def test_a_pair_names_a_destination_in_a_batch_too(ipvs: IPVS) -> None:
-    ipvs.add_service("tcp/10.0.0.1:80")
-    ipvs.add_destination("tcp/10.0.0.1:80", "10.0.0.2:80")
-    with ipvs.batch() as batch:
-        batch.delete_destination("tcp/10.0.0.1:80", ("10.0.0.2", 80))
-    assert ipvs.destinations("tcp/10.0.0.1:80") == []
-
-
-def test_what_another_program_made_can_be_drained(ipvs: IPVS) -> None:
-    """ipvsadm takes method route with another port; only its weight is to change."""
-    ipvs.add_service("tcp/10.0.0.1:80")
-    odd = wire.trusted(AddDestination, ServiceKey.parse("tcp/10.0.0.1:80"), Destination("10.0.0.2", 81, 5, "route"))  # type: ignore[arg-type]
-    ipvs.apply([odd])
-    ipvs.update_destination("tcp/10.0.0.1:80", "10.0.0.2:81", weight=0)
-    assert [row.destination.weight for row in ipvs.destinations("tcp/10.0.0.1:80")] == [0]
-    with pytest.raises(ValueError, match="keeps the service's 80"):
-        ipvs.update_destination("tcp/10.0.0.1:80", "10.0.0.2:81", method="tunnel")

@@ -10,15 +10,11 @@ import pytest
 
 from pyipvs import (
     AlreadyExists,
-    BatchError,
     DaemonNotFound,
-    DeleteService,
     DestinationNotFound,
-    Failure,
     IPVSError,
     PermissionDenied,
     SchedulerNotFound,
-    ServiceKey,
     ServiceNotFound,
     TimedOut,
 )
@@ -80,11 +76,3 @@ def test_an_error_survives_copy_and_pickle() -> None:
             "delete service",
             "fwmark/7",
         )
-
-
-def test_a_batch_s_error_keeps_its_text() -> None:
-    key = ServiceKey.parse("tcp/10.0.0.1:80")
-    error = BatchError([Failure(DeleteService(key), error_for("delete service", errno.ESRCH, str(key), "service"))], 3)
-    assert "1 of 3 changes failed" in str(error)
-    for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):
-        assert (str(twin), twin.errno, twin.count) == (str(error), errno.ESRCH, 3)

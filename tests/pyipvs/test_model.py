@@ -212,9 +212,3 @@ def test_values_are_hashable_and_survive_copy_and_pickle(service: Service, desti
         for twin in (copy.deepcopy(value), pickle.loads(pickle.dumps(value))):
             assert twin == value
             assert hash(twin) == hash(value)
-
-
-@pytest.mark.parametrize("flags", [-1, 1, 2, 0x40, 0x1000])
-def test_flags_that_no_caller_may_set_are_refused(flags: int) -> None:
-    with pytest.raises(ValueError, match="flags"):
-        Service(ServiceKey.parse("tcp/10.0.0.1:80"), flags=flags)  # type: ignore[arg-type]
