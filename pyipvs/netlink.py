@@ -162,7 +162,7 @@ class NetlinkTransport:
         try:
             first = next(parts, None)
         except KernelError as error:
-            if error.errno != errno.ENOENT or not self._family_moved():
+            if not self._mended(error.errno):
                 raise
             parts = self._dump(command, attributes)
             first = next(parts, None)
@@ -221,6 +221,17 @@ class NetlinkTransport:
                 raise ModuleMissing("open", errno.ENOENT, "IPVS", "this kernel has none loaded") from None
             raise IPVSError("open", error.errno or errno.EIO, "IPVS", str(error)) from None
         return family
+
+    def _mended(self, code: int) -> bool:
+        """Whether a dump that was refused by this errno may be asked for again.
+
+        EBUSY: a socket has one dump at a time (netlink_dump_start), and somebody left one before its end; receiving
+        carries that on, so it is over when there is nothing left to receive.
+        """
+        if code == errno.EBUSY:
+            self._drain(self._open())
+            return True
+        return code == errno.ENOENT and self._family_moved()
 
     def _family_moved(self) -> bool:
         before, self._family = self._family, self._resolve()

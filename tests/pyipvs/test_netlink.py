@@ -321,3 +321,22 @@ def test_sequence_numbers_begin_anew_before_they_run_over(transport: NetlinkTran
     transport._sequence = 0xFFFFFFFF - 2
     assert transport.reserve(2) == 0xFFFFFFFE
     assert transport.reserve(1) == 1
+
+
+def test_a_dump_that_was_left_does_not_hinder_the_next(
+    silent: tuple[NetlinkTransport, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel begins no second dump on a socket before the first was read to its end (EBUSY)."""
+    transport, kernel = silent
+    family, before = transport._family, transport._sequence
+
+    def answered(_message: bytes) -> None:
+        sequence = transport._sequence
+        if sequence == before + 1:
+            kernel.send(_answer(family, before, b"\0\0\0\0old!") + _error(sequence, errno.EBUSY))
+            kernel.send(_answer(family, before, b"\0\0\0\0old!") + _done(before))
+        else:
+            kernel.send(_answer(family, sequence, b"\0\0\0\0new!") + _done(sequence))
+
+    monkeypatch.setattr(transport, "_send", answered)
+    assert dumped(transport) == [b"new!"]
