@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import socket
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pyipvs.const import CmdAttr, DestAttr, InfoAttr, StatsAttr, SvcAttr, SvcFlag
@@ -229,6 +229,17 @@ def service_values(service: Service) -> Values:
         "netmask": netmask_of(service),
         "persistence_engine": service.persistence_engine,
     }
+
+
+def encode_changed_service(answer: bytes, wanted: Service, named: Collection[str]) -> bytes:
+    """A request that gives the service of a NEW_SERVICE answer the `named` fields of `wanted` and leaves the others as
+    they came: another program may have made what a Service cannot say, as an IPv4 mask with holes. Raises DecodeError."""
+    held, values = unpack(SERVICE, nested(answer, "service")), service_values(wanted)
+    decided = (_SETTABLE if "flags" in named else 0) | (SvcFlag.PERSISTENT if "persistence_s" in named else 0)
+    flags = required(held, "flags")[0] & ~decided | flags_of(wanted)[0] & decided
+    held |= {name: values[name] for name in named} | {"flags": (flags & _FLAGS_MASK, _FLAGS_MASK)}
+    held |= {"stats": None, "stats64": None}
+    return pack(COMMAND, {"service": pack(SERVICE, held)})
 
 
 def encode_destination(key: ServiceKey, destination: Destination) -> bytes:
