@@ -3,7 +3,10 @@
 A netlink attribute is a u16 length (header included), a u16 type, the value, and padding to four bytes
 (struct nlattr in <linux/netlink.h>). Numbers are in host order but for ports and IPv4 netmasks. Attributes
 not in a table are skipped, so a newer kernel's additions, and the PAD attributes of kernels without unaligned
-access, do no harm. Any bytes decode to values or raise DecodeError, nothing else (a property test says so).
+access, do no harm. What names an object must be there, and what every kernel sends and would mislead as 0: a
+service's scheduler and flags, a destination's method and weight. Another value that is missing is 0, as an old
+kernel's tunnel type, and a timeout of a protocol that this kernel does not balance. Any bytes decode to values or
+raise DecodeError, nothing else (a property test says so).
 Does not: send anything, or know message headers and sequence numbers (netlink.py does).
 """
 
@@ -277,11 +280,11 @@ def decode_service(data: bytes) -> ServiceStatus:
 def service_status(values: Values, counted: Iterable[int]) -> ServiceStatus:
     """The service of these values, with the fields of Stats. Raises DecodeError."""
     key = service_key(values)
-    flags = values["flags"][0] if "flags" in values else 0
+    flags = required(values, "flags")[0]
     service = trusted(
         Service,
         key,
-        values.get("scheduler", ""),
+        required(values, "scheduler"),
         ServiceFlags(flags & _SETTABLE),
         values.get("persistence_s", 0) if flags & SvcFlag.PERSISTENT else 0,
         _prefix(values.get("netmask", 0), key.family),
@@ -299,9 +302,9 @@ def decode_timeouts(data: bytes) -> Timeouts:
 def decode_info(data: bytes) -> Info:
     """A SET_INFO answer. Raises DecodeError."""
     values = unpack(INFO, data)
-    version = values.get("version", 0)
+    version = required(values, "version")
     text = f"{version >> 16}.{version >> 8 & 255}.{version & 255}"  # NVERSION() in <linux/ip_vs.h>
-    return Info(text, values.get("connection_table_size", 0))
+    return Info(text, required(values, "connection_table_size"))
 
 
 def _with_destination(key: ServiceKey, values: Values) -> bytes:
