@@ -34,7 +34,7 @@ from pyipvs.changes import (
 )
 from pyipvs.const import Command
 from pyipvs.daemons import Daemon, DaemonState
-from pyipvs.errors import KernelError, ServiceNotFound, TimedOut, error_for
+from pyipvs.errors import KernelError, ModuleMissing, ServiceNotFound, TimedOut, error_for
 from pyipvs.layout import Row
 from pyipvs.listing import DestinationList, ServiceList
 from pyipvs.model import (
@@ -67,7 +67,7 @@ class IPVS:
     """
 
     def __init__(
-        self, netns: str | int | None = None, timeout_s: float = 3.0, transport: Transport | None = None
+        self, netns: str | int | os.PathLike[str] | None = None, timeout_s: float = 3.0, transport: Transport | None = None
     ) -> None:
         """Open the kernel's table of this network namespace, or of `netns`: a name of `ip netns`, a path, or an open
         file; the caller stays where it is.
@@ -80,7 +80,7 @@ class IPVS:
         self._owner = (get_ident(), _forks)
         self._name = f"netns {netns}" if netns is not None else "this network namespace"
         self._transport: Transport = transport or NetlinkTransport(netns, timeout_s)
-        self._writer, self._reader = Writer(), rows.Reader()
+        self._writer, self._reader = Writer(self._transport.longest), rows.Reader()
         self._busy = False  # while a verb waits for the kernel
 
     def __enter__(self) -> IPVS:
@@ -100,7 +100,11 @@ class IPVS:
         self._transport.close()
 
     def services(self) -> ServiceList:
-        """All services, in no order to rely on."""
+        """All services, in no order to rely on.
+
+        Many come in several messages; when another program changes the table meanwhile, some may be missing or
+        seen twice (the kernel pages by position).
+        """
         parts = self._dump(Command.GET_SERVICE, "list services", lambda part: list(self._reader.services(part)))
         return ServiceList(chain.from_iterable(parts))
 
@@ -151,7 +155,11 @@ class IPVS:
         done = 0
         while done < len(every):
             part = every[done : done + self._transport.room]
-            count, failed = self._carry_out(part)
+            try:
+                count, failed = self._carry_out(part)
+            except ModuleMissing as error:  # and the table with it: nothing of this or of what follows is done
+                failures += [Failure(change, error) for change in every[done:]]
+                break
             failures += [_failure(part[index], code) for index, code in sorted(failed)]
             done += count
             if progress is not None:

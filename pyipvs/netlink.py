@@ -38,7 +38,7 @@ from pyipvs.framing import (
 )
 
 _TRUNC = int(socket.MSG_TRUNC)  # gives the length even of a cut datagram
-_TIMEVAL = struct.Struct("@ll")
+_TIMEVAL = struct.Struct("=qq" if socket.SO_RCVTIMEO == 66 else "@ll")  # 66: SO_RCVTIMEO_NEW, of 32-bit machines
 _U16, _U32 = struct.Struct("=H"), struct.Struct("=I")
 
 # A dump's messages are as long as the longest receive so far, at most 32 KiB (netlink_dump in af_netlink.c);
@@ -51,7 +51,7 @@ _SOCKET_BUFFER = 1 << 20  # cut down to net.core.[rw]mem_max by the kernel
 # Every refusal takes that much of the receive buffer, however short it is; what finds no room is dropped (measured
 # 2026-11: 85 in 64 KiB, 2730 in 2 MiB). A batch may be refused whole, so it has no more messages than that.
 _ROOM_PER_ERROR = 1024
-_SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>; not in the socket module
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # <asm-generic/socket.h>; not in the socket module
 
 
 class Transport(Protocol):
@@ -67,6 +67,10 @@ class Transport(Protocol):
     @property
     def room(self) -> int:
         """How many messages `send` takes at once."""
+
+    @property
+    def longest(self) -> int:
+        """How many bytes `send` takes at once."""
 
     def reserve(self, count: int) -> int:
         """The first of `count` sequence numbers that nobody else uses."""
@@ -90,14 +94,14 @@ class Transport(Protocol):
 class NetlinkTransport:
     """The real one. Not for use from several threads at once."""
 
-    def __init__(self, netns: str | int | None = None, timeout_s: float = 3.0) -> None:
+    def __init__(self, netns: str | int | os.PathLike[str] | None = None, timeout_s: float = 3.0) -> None:
         """Open and connect, in network namespace `netns` (a name of `ip netns`, a path, an open file) or our own.
 
         `timeout_s` limits the wait for the kernel. Raises LibraryMissing, ModuleMissing, PermissionDenied,
         IPVSError.
         """
-        if timeout_s <= 0:
-            raise ValueError(f"timeout_s {timeout_s} must be above 0")
+        if not 0 < timeout_s < 2**31:
+            raise ValueError(f"timeout_s {timeout_s} must be above 0 and below 2^31")
         self._timeout_s = timeout_s
         self._sequence = 0
         self._buffer = memoryview(bytearray(_RECEIVE_SIZE))
@@ -137,6 +141,11 @@ class NetlinkTransport:
     def room(self) -> int:
         """See Transport."""
         return self._room
+
+    @property
+    def longest(self) -> int:
+        """See Transport."""
+        return self._longest
 
     def reserve(self, count: int) -> int:
         """See Transport."""
@@ -207,6 +216,8 @@ class NetlinkTransport:
             raise IPVSError("open", error.errno or errno.EIO, "netlink", str(error)) from None
         with contextlib.suppress(PermissionError):  # without CAP_NET_ADMIN nothing else works either
             receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _SOCKET_BUFFER)
+            receiver.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SOCKET_BUFFER)
+        self._longest = receiver.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - 32  # netlink_sendmsg; else EMSGSIZE
         self._room = receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _ROOM_PER_ERROR
         timeval = divmod(max(1, int(self._timeout_s * 1e6)), 10**6)  # 0 would be "for ever"
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(*timeval))
@@ -234,7 +245,14 @@ class NetlinkTransport:
         return code == errno.ENOENT and self._family_moved()
 
     def _family_moved(self) -> bool:
-        before, self._family = self._family, self._resolve()
+        """Whether ip_vs has another number by now; not when nobody says. Raises ModuleMissing."""
+        before = self._family
+        try:
+            self._family = self._resolve()
+        except ModuleMissing:
+            raise
+        except IPVSError:
+            return False
         return self._family != before
 
     def _exchange(self, command: int, attributes: bytes) -> list[bytes]:
@@ -348,12 +366,13 @@ class NetlinkTransport:
 
 
 @contextlib.contextmanager
-def in_netns(lib: _libnl.Library, netns: str | int | None) -> Iterator[None]:
+def in_netns(lib: _libnl.Library, netns: str | int | os.PathLike[str] | None) -> Iterator[None]:
     """The calling thread in network namespace `netns` within the block, and back whatever happens."""
     if netns is None:
         yield
         return
-    path = f"/proc/self/fd/{netns}" if isinstance(netns, int) else netns if "/" in netns else f"/run/netns/{netns}"
+    name = f"/proc/self/fd/{netns}" if isinstance(netns, int) else os.fspath(netns)
+    path = name if "/" in name else f"/run/netns/{name}"
     with contextlib.ExitStack() as stack:
         try:
             home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)

@@ -53,10 +53,13 @@ def test_what_ipvsadm_made_is_read(ipvs: IPVS, netns: Host) -> None:
     assert (row.destination.upper_threshold, row.destination.lower_threshold) == (9, 5)
 
 
-def test_a_namespace_may_be_given_by_path(ipvs: IPVS, netns: Host) -> None:
+def test_a_namespace_may_be_given_by_path_or_as_an_open_file(ipvs: IPVS, netns: Host) -> None:
     ipvs.add_service("tcp/10.0.0.1:80")
-    with IPVS(netns=f"/run/netns/{netns.name}") as other:
-        assert len(other.services()) == 1
+    path = Path("/run/netns", netns.name)
+    with path.open() as file:
+        for given in (str(path), path, file.fileno()):
+            with IPVS(netns=given) as other:
+                assert len(other.services()) == 1
 
 
 def test_in_a_namespace_without_any_address_the_error_says_what_is_missing() -> None:

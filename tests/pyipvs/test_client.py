@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -12,11 +13,14 @@ from pyipvs import (
     IPVS,
     AddDestination,
     AddService,
+    BatchError,
     Daemon,
     DaemonState,
+    DeleteService,
     Destination,
     DestinationNotFound,
     IPVSError,
+    ModuleMissing,
     Service,
     ServiceFlags,
     ServiceKey,
@@ -295,12 +299,12 @@ def test_an_update_writes_only_what_is_named_whatever_another_program_made(ipvs:
     odd = {"scheduler": "rr", "flags": (0x1, 0xFFFFFFFF), "persistence_s": 0, "netmask": 0x00FF00FF}
     attributes = wire.pack(wire.COMMAND, {"service": wire.pack(wire.SERVICE, wire.key_values(key) | odd)})
     kernel.exchange(Command.NEW_SERVICE, attributes)
-    ipvs.update_service(WEB, scheduler="wrr", flags=4)
+    ipvs.update_service(WEB, scheduler="wrr", flags=8)
     values = wire.unpack(wire.SERVICE, wire.nested(kernel.exchange(Command.GET_SERVICE, wire.encode_key(key))[0], "service"))
-    assert (values["scheduler"], values["flags"][0] & 0x3D, values["netmask"]) == ("wrr", 5, 0x00FF00FF)
+    assert (values["scheduler"], values["flags"][0] & 0x3D, values["netmask"]) == ("wrr", 9, 0x00FF00FF)
     ipvs.update_service(WEB, persistence_s=60)
     ipvs.update_service(WEB, netmask=24, persistence_engine="sip")
-    assert ipvs.service(WEB).service == Service(key, "wrr", ServiceFlags.ONE_PACKET, 60, 24, "sip")
+    assert ipvs.service(WEB).service == Service(key, "wrr", ServiceFlags.SCHED1, 60, 24, "sip")
     with pytest.raises(ValueError, match="netmask"):
         ipvs.update_service(WEB, netmask=33)
 
@@ -326,3 +330,19 @@ def test_a_batch_takes_destinations_as_a_handle_does(ipvs: IPVS) -> None:
     with ipvs.batch() as batch:
         batch.delete_destination(WEB, ("10.0.0.2", 80))
     assert ipvs.destinations(WEB) == []
+
+
+def test_when_the_module_goes_amid_a_batch_every_failure_is_told() -> None:
+    class Going(FakeKernel):
+        room, parts = 1, 0
+
+        def send(self, batch: memoryview, first: int, count: int) -> list[tuple[int, int]]:
+            self.parts += 1
+            if self.parts > 1:
+                raise ModuleMissing("open", errno.ENOENT, "IPVS")
+            return super().send(batch, first, count)
+
+    with pytest.raises(BatchError) as caught:
+        IPVS(transport=Going()).apply([DeleteService(ServiceKey.fwmark(number)) for number in (1, 2, 3)])
+    kinds = [type(failure.error) for failure in caught.value.failures]
+    assert kinds == [ServiceNotFound, ModuleMissing, ModuleMissing]
