@@ -5,6 +5,7 @@ Does not: parse a command line, or turn errors into words (cli.py does).
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from argparse import Namespace
@@ -18,6 +19,7 @@ from pyipvs import _libnl, procfs, report, top
 from pyipvs.changes import Change, ChangeList
 from pyipvs.client import IPVS, Progress
 from pyipvs.daemons import Daemon
+from pyipvs.errors import IPVSError
 from pyipvs.model import Info, ServiceKey, ServiceStatus, Tunnel, split_endpoint
 from pyipvs.netlink import in_netns
 from pyipvs.procfs import Connection
@@ -94,7 +96,11 @@ def show_top(opened: Opener, options: Namespace) -> int:
 def save(opened: Opener, options: Namespace) -> int:
     """`save`."""
     with opened() as ipvs:
-        text = ipvs.snapshot(statistics=False).text()
+        table = ipvs.snapshot(statistics=False)
+    try:
+        text = table.text()
+    except ValueError as error:  # of another program's making, so not wrong usage
+        raise IPVSError("save", errno.EOPNOTSUPP, "the table", str(error)) from None
     if options.file == "-":
         sys.stdout.write(text)
     else:
