@@ -21,7 +21,7 @@ from typing import Protocol
 
 from pyipvs import _libnl
 from pyipvs.const import GENL_NAME
-from pyipvs.errors import DecodeError, IPVSError, KernelError, ModuleMissing, PermissionDenied
+from pyipvs.errors import DecodeError, IPVSError, KernelError, ModuleMissing
 from pyipvs.framing import (
     ANSWER_HEADER,
     FLAGS_AT,
@@ -36,6 +36,7 @@ from pyipvs.framing import (
     outcomes,
     request,
 )
+from pyipvs.netns import in_netns
 
 _TRUNC = int(socket.MSG_TRUNC)  # gives the length even of a cut datagram
 _TIMEVAL = struct.Struct("=qq" if socket.SO_RCVTIMEO == 66 else "@ll")  # 66: SO_RCVTIMEO_NEW, of 32-bit machines
@@ -363,31 +364,3 @@ class NetlinkTransport:
                 continue  # a signal, whose handler Python has run meanwhile
             except OSError as error:
                 raise KernelError(error.errno or errno.EIO) from None
-
-
-@contextlib.contextmanager
-def in_netns(lib: _libnl.Library, netns: str | int | os.PathLike[str] | None) -> Iterator[None]:
-    """The calling thread in network namespace `netns` within the block, and back whatever happens."""
-    if netns is None:
-        yield
-        return
-    name = f"/proc/self/fd/{netns}" if isinstance(netns, int) else os.fspath(netns)
-    path = name if "/" in name else f"/run/netns/{name}"
-    with contextlib.ExitStack() as stack:
-        try:
-            home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, home)
-            there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, there)
-            lib.setns(there, _libnl.CLONE_NEWNET)
-        except OSError as error:
-            raise _cannot_enter(path, error) from None
-        stack.callback(lib.setns, home, _libnl.CLONE_NEWNET)  # runs before the descriptors are closed
-        yield
-
-
-def _cannot_enter(path: str, error: OSError) -> IPVSError:
-    what = f"network namespace {path}"
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return PermissionDenied("enter", error.errno, what, hint="needs CAP_SYS_ADMIN besides CAP_NET_ADMIN")
-    return IPVSError("enter", error.errno or errno.EIO, what)

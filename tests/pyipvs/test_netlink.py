@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyipvs import DecodeError, IPVSError, ModuleMissing, _libnl, framing, netlink, rows
+from pyipvs import DecodeError, IPVSError, ModuleMissing, _libnl, framing, netlink, netns, rows
 from pyipvs.errors import KernelError
 from pyipvs.netlink import NetlinkTransport
 from tests.lab.netns import unshare_network
@@ -212,7 +212,7 @@ def test_the_thread_comes_back_from_a_namespace_whatever_happens_there(elsewhere
     home, there = os.readlink("/proc/thread-self/ns/net"), os.readlink(elsewhere)
     assert home != there
     descriptors = os.listdir("/proc/self/fd")
-    with pytest.raises(RuntimeError), netlink.in_netns(_libnl.load(), elsewhere):
+    with pytest.raises(RuntimeError), netns.in_netns(_libnl.load(), elsewhere):
         assert os.readlink("/proc/thread-self/ns/net") == there
         raise RuntimeError
     assert os.readlink("/proc/thread-self/ns/net") == home

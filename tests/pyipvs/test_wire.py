@@ -14,6 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pyipvs import (
+    Daemon,
+    DaemonState,
     DecodeError,
     Destination,
     DestinationStatus,
@@ -229,6 +231,27 @@ def test_any_bytes_decode_to_a_value_or_raise_decode_error(data: bytes) -> None:
         lambda data: decode_destination(data, Family.INET6),
         wire.decode_timeouts,
         wire.decode_info,
+        daemons.decode,
     ):
         with contextlib.suppress(DecodeError):
             repr(decode(data))
+
+
+def _chosen(low: int, high: int) -> st.SearchStrategy[int | None]:
+    return st.none() | st.integers(low, high)
+
+
+@given(
+    st.sampled_from(DaemonState),
+    st.from_regex(r"[a-z0-9.-]{1,15}", fullmatch=True),
+    st.integers(0, 255),
+    _chosen(1, 65535),
+    st.none() | st.ip_addresses(network="224.0.0.0/4").map(str) | st.ip_addresses(network="ff00::/8").map(str),
+    _chosen(1, 65535),
+    _chosen(1, 255),
+)
+def test_a_daemon_survives_encoding_and_decoding(
+    state: DaemonState, name: str, sync_id: int, length: int | None, group: str | None, port: int | None, ttl: int | None
+) -> None:
+    daemon = Daemon(state, name, sync_id, length, group, port, ttl)
+    assert daemons.decode(daemons.encode(daemon)) == daemon
