@@ -64,6 +64,7 @@ from pyipvs.model import (
     Tunnel,
     TunnelType,
 )
+from pyipvs.netns import network_namespace
 from pyipvs.procfs import (
     Connection,
     CpuStatistics,
@@ -126,6 +127,7 @@ __all__ = [
     "connections",
     "cpu_statistics",
     "diff",
+    "network_namespace",
     "set_sysctl",
     "sysctl",
     "sysctls",

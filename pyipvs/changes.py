@@ -152,8 +152,9 @@ class BatchError(IPVSError):
         shown = [str(failure) for failure in failures[: self._SHOWN]]
         more = len(failures) - len(shown)
         text = "\n  ".join([f"{len(failures)} of {count} changes failed; the others are done", *shown])
-        super().__init__("apply", failures[0].error.errno or 0, text="")
-        self.strerror = text + (f"\n  and {more} more" if more else "")
+        super().__init__("apply", failures[0].error.errno or 0)
+        # sets `args` too, of which a copy is made
+        OSError.__init__(self, self.errno, text + (f"\n  and {more} more" if more else ""))
 
 
 class ChangeList(list[Change]):

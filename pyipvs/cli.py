@@ -265,7 +265,7 @@ def _daemons(group: _Group) -> None:
     add("--group", metavar="ADDRESS", help="multicast address (kernel's choice: 224.0.0.81)")
     add("--port", type=int, metavar="N", help="UDP port (8848)")
     add("--ttl", type=int, metavar="N", help="hops (1)")
-    add("--max-length", type=int, metavar="N", help="bytes of a message (what the interface takes)")
+    add("--max-length", type=int, metavar="N", help="bytes of a message (kernel's choice)")
 
 
 def _others(group: _Group) -> None:

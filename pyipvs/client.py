@@ -12,11 +12,14 @@ import errno
 import os
 from _thread import get_ident
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from functools import partial
+from itertools import chain
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from pyipvs import daemons, rows, wire
+from pyipvs.arguments import DestinationLike, KeyLike, destination_of, key_of, place_of, service_of, update_of
+from pyipvs.batch import Batch
 from pyipvs.changes import (
     ON_SERVICE,
     AddDestination,
@@ -31,26 +34,24 @@ from pyipvs.changes import (
 )
 from pyipvs.const import Command
 from pyipvs.daemons import Daemon, DaemonState
-from pyipvs.errors import KernelError, ServiceNotFound, TimedOut, error_for
+from pyipvs.errors import KernelError, ModuleMissing, ServiceNotFound, TimedOut, error_for
 from pyipvs.layout import Row
 from pyipvs.listing import DestinationList, ServiceList
 from pyipvs.model import (
     Destination,
-    ForwardingMethod,
     Info,
     Service,
     ServiceKey,
     ServiceStatus,
     Timeouts,
-    split_endpoint,
+    endpoint,
 )
 from pyipvs.netlink import NetlinkTransport, Transport
 from pyipvs.ruleset import Entry, Ruleset
 from pyipvs.watch import Sample, samples
 from pyipvs.writer import Writer, name_service
 
-KeyLike = ServiceKey | str
-DestinationLike = Destination | str
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 
 
@@ -66,7 +67,7 @@ class IPVS:
     """
 
     def __init__(
-        self, netns: str | int | None = None, timeout_s: float = 3.0, transport: Transport | None = None
+        self, netns: str | int | os.PathLike[str] | None = None, timeout_s: float = 3.0, transport: Transport | None = None
     ) -> None:
         """Open the kernel's table of this network namespace, or of `netns`: a name of `ip netns`, a path, or an open
         file; the caller stays where it is.
@@ -79,7 +80,8 @@ class IPVS:
         self._owner = (get_ident(), _forks)
         self._name = f"netns {netns}" if netns is not None else "this network namespace"
         self._transport: Transport = transport or NetlinkTransport(netns, timeout_s)
-        self._writer, self._reader = Writer(), rows.Reader()
+        self._writer, self._reader = Writer(self._transport.longest), rows.Reader()
+        self._busy = False  # while a verb waits for the kernel
 
     def __enter__(self) -> IPVS:
         return self
@@ -94,18 +96,21 @@ class IPVS:
 
     def close(self) -> None:
         """Give the socket up; again does nothing."""
+        self._check_free()
         self._transport.close()
 
     def services(self) -> ServiceList:
-        """All services, in no order to rely on."""
-        parts = self._dump(Command.GET_SERVICE, "list services")
-        return ServiceList(status for part in parts for status in self._reader.services(part))
+        """All services, in no order to rely on.
+
+        Many come in several messages; when another program changes the table meanwhile, some may be missing or
+        seen twice (the kernel pages by position).
+        """
+        parts = self._dump(Command.GET_SERVICE, "list services", lambda part: list(self._reader.services(part)))
+        return ServiceList(chain.from_iterable(parts))
 
     def service(self, key: KeyLike) -> ServiceStatus:
         """One service. Raises ServiceNotFound."""
-        key = _key(key)
-        answers = self._ask(Command.GET_SERVICE, "get service", str(key), wire.encode_key(key), "service")
-        return wire.decode_service(b"".join(answers))
+        return wire.decode_service(self._service(key_of(key)))
 
     def destinations(self, key: KeyLike) -> DestinationList:
         """The destinations of a service, newest first. Raises ServiceNotFound.
@@ -114,7 +119,7 @@ class IPVS:
         may be missing or seen twice (the kernel pages by position). An empty list takes a second request,
         because the kernel gives one for a service that is not there.
         """
-        return DestinationList(self._rows(_key(key), rows.FIELDS))
+        return DestinationList(self._rows(key_of(key), rows.FIELDS))
 
     def scan(self, statistics: bool = True) -> Iterator[Entry]:
         """The table service by service, one request each, for callers who have other things to do in between.
@@ -150,9 +155,11 @@ class IPVS:
         done = 0
         while done < len(every):
             part = every[done : done + self._transport.room]
-            first = self._transport.reserve(len(part))
-            count, size = self._writer.write(part, len(part), self._transport.family, first)
-            failed = self._send(size, first, count)
+            try:
+                count, failed = self._carry_out(part)
+            except ModuleMissing as error:  # and the table with it: nothing of this or of what follows is done
+                failures += [Failure(change, error) for change in every[done:]]
+                break
             failures += [_failure(part[index], code) for index, code in sorted(failed)]
             done += count
             if progress is not None:
@@ -162,22 +169,28 @@ class IPVS:
 
     def batch(self) -> Batch:
         """Collect changes in a `with` block and apply them at its end, unless it raises."""
-        return Batch(self)
+        return Batch(self.apply)
 
     def add_service(self, service: Service | KeyLike, **settings: Any) -> None:
         """Make a service: a Service, or a key and the fields of Service as keywords.
 
         Raises AlreadyExists, SchedulerNotFound, ValueError.
         """
-        self._do(AddService(_service(service, settings)))
+        self._do(AddService(service_of(service, settings)))
 
     def update_service(self, service: Service | KeyLike, **settings: Any) -> None:
         """Change scheduler, flags or persistence. Given a key, what is not named stays (one request more).
 
         Raises ServiceNotFound, SchedulerNotFound, ValueError.
         """
-        known = service if isinstance(service, Service) else self.service(service).service
-        self._do(UpdateService(replace(known, **settings)))
+        if isinstance(service, Service):
+            self._do(UpdateService(service_of(service, settings)))
+            return
+        key = key_of(service)
+        held = self._service(key)
+        kept = {"persistence_s": wire.decode_service(held).service.persistence_s}
+        changed = wire.encode_changed_service(held, Service(key, **kept | settings), settings.keys())
+        self._ask(Command.SET_SERVICE, "update service", str(key), changed, "service")
 
     def delete_service(self, key: KeyLike) -> None:
         """Remove a service and its destinations. Raises ServiceNotFound.
@@ -185,33 +198,33 @@ class IPVS:
         Packets of their connections are dropped from now on; sysctl net.ipv4.vs.expire_nodest_conn says whether the
         connections end (1) or wait for the destination to come back (0).
         """
-        self._do(DeleteService(_key(key)))
+        self._do(DeleteService(key_of(key)))
 
     def add_destination(self, key: KeyLike, destination: DestinationLike, **settings: Any) -> None:
         """Add a destination: a Destination, or `address:port` and the fields of Destination as keywords.
 
         Raises ServiceNotFound, AlreadyExists, ValueError.
         """
-        self._do(AddDestination(_key(key), _destination(destination, settings)))
+        self._do(AddDestination(key_of(key), destination_of(destination, settings)))
 
     def update_destination(self, key: KeyLike, destination: DestinationLike, **settings: Any) -> None:
-        """Change a destination. Given as text, what is not named stays (one request more).
+        """Change a destination. Given as address and port, what is not named stays (one request more).
 
         Raises ServiceNotFound, DestinationNotFound, ValueError.
         """
-        key = _key(key)
-        known = self._known(key, destination) if isinstance(destination, str) else destination
-        self._do(UpdateDestination(key, _changed(known, settings)))
+        key = key_of(key)
+        if isinstance(destination, Destination):
+            self._do(UpdateDestination(key, destination_of(destination, settings)))
+        else:
+            self._do(update_of(key, self._known(key, place_of(destination)), settings))
 
-    def delete_destination(self, key: KeyLike, destination: DestinationLike | tuple[str, int]) -> None:
+    def delete_destination(self, key: KeyLike, destination: DestinationLike) -> None:
         """Remove a destination at once: packets of its connections are dropped, as delete_service says. To drain it, set its
         weight to 0 first.
 
         Raises ServiceNotFound, DestinationNotFound.
         """
-        if isinstance(destination, tuple):
-            destination = Destination(*destination)
-        self._do(DeleteDestination(_key(key), _destination(destination, {})))
+        self._do(DeleteDestination(key_of(key), destination_of(destination, {})))
 
     def timeouts(self) -> Timeouts:
         """The connection timeouts of the network namespace."""
@@ -234,7 +247,7 @@ class IPVS:
         if key is None:
             self._ask(Command.ZERO, "zero all counters")
         else:
-            key = _key(key)
+            key = key_of(key)
             self._ask(Command.ZERO, "zero counters of", str(key), wire.encode_key(key))
 
     def flush(self) -> None:
@@ -243,8 +256,8 @@ class IPVS:
 
     def daemons(self) -> list[Daemon]:
         """The synchronization daemons that run: at most one of each state."""
-        parts = self._dump(Command.GET_DAEMON, "list sync daemons")
-        return [daemons.decode(answer) for part in parts for answer in rows.split(part)]
+        parts = self._dump(Command.GET_DAEMON, "list sync daemons", lambda part: list(rows.split(part)))
+        return [daemons.decode(answer) for answer in chain.from_iterable(parts)]
 
     def start_daemon(self, daemon: Daemon) -> None:
         """Start sending connections to other balancers (MASTER), or receiving them (BACKUP).
@@ -268,125 +281,91 @@ class IPVS:
                 raise
 
     def _rows(self, key: ServiceKey, fields: tuple[str, ...]) -> Sequence[Row]:
-        """The destinations of a service. Raises ServiceNotFound."""
-        parts = self._dump(Command.GET_DEST, "list destinations of", key, name_service(key))
-        found = rows.joined([self._reader.rows(part, key.family, fields) for part in parts])
-        if not found:
-            self.service(key)
-        return found
+        """The destinations of a service. Raises ServiceNotFound.
 
-    def _known(self, key: ServiceKey, where: str) -> Destination:
-        """The destination that the kernel has at `address:port`."""
-        at = split_endpoint(where)
+        A service that is not there, or that goes between two parts, ends the list without an error
+        (ip_vs_genl_dump_dests looks it up for each part): one part is all or nothing, and after others we ask.
+        """
+        read = partial(self._reader.rows, family=key.family, fields=fields)
+        parts = self._dump(Command.GET_DEST, "list destinations of", read, key, name_service(key))
+        if len(parts) != 1:
+            self._service(key)
+        return rows.joined(parts)
+
+    def _service(self, key: ServiceKey) -> bytes:
+        """The kernel's answer about one service. Raises ServiceNotFound."""
+        return b"".join(self._ask(Command.GET_SERVICE, "get service", str(key), wire.encode_key(key), "service"))
+
+    def _known(self, key: ServiceKey, place: tuple[str, int]) -> Destination:
+        """The destination that the kernel has at this address and port."""
         for row in self.destinations(key):
-            if row.destination.key == at:
+            if row.destination.key == place:
                 return row.destination
-        raise error_for("update destination", errno.ENOENT, f"{where} of {key}", "destination")
+        raise error_for("update destination", errno.ENOENT, f"{endpoint(*place)} of {key}", "destination")
 
     def _do(self, change: Change) -> None:
         """One change: a batch of one, whose only error is raised."""
-        self._check_owner()
-        first = self._transport.reserve(1)
-        _, size = self._writer.write((change,), 1, self._transport.family, first)
-        for _, code in self._send(size, first, 1):
+        for _, code in self._carry_out((change,))[1]:
             raise _failure(change, code).error
 
-    def _send(self, size: int, first: int, count: int) -> list[tuple[int, int]]:
-        return self._transport.send(self._writer.buffer[:size], first, count)
+    def _carry_out(self, changes: Sequence[Change]) -> tuple[int, list[tuple[int, int]]]:
+        """Write and send as many of these as fit: how many, and the index and errno of each that failed."""
+        self._begin()
+        try:
+            first = self._transport.reserve(len(changes))
+            count, size = self._writer.write(changes, len(changes), self._transport.family, first)
+            return count, self._transport.send(self._writer.buffer[:size], first, count)
+        finally:
+            self._busy = False
 
     def _dump(
-        self, command: Command, operation: str, key: ServiceKey | str = "", named: bytes = b""
-    ) -> Iterator[memoryview]:
-        self._check_owner()
+        self,
+        command: Command,
+        operation: str,
+        read: Callable[[memoryview], T],
+        key: ServiceKey | str = "",
+        named: bytes = b"",
+    ) -> list[T]:
+        """What `read` makes of each part of a list; a part is good until the next comes."""
+        self._begin()
         try:
-            yield from self._transport.dump(command, named)
+            return [read(part) for part in self._transport.dump(command, named)]
         except KernelError as error:
             raise error_for(operation, error.errno, str(key), "table") from None
+        finally:
+            self._busy = False
 
     def _ask(
         self, command: Command, operation: str, what: str = "", attributes: bytes = b"", subject: str = "table"
     ) -> list[bytes]:
         """One exchange, with an errno turned into an error that names what was tried."""
-        self._check_owner()
+        self._begin()
         try:
             return self._transport.exchange(command, attributes)
         except KernelError as error:
             raise error_for(operation, error.errno, what, subject) from None
+        finally:
+            self._busy = False
+
+    def _begin(self) -> None:
+        """A request begins; whoever calls this ends it, by `_busy` False in a `finally`."""
+        self._check_owner()
+        self._check_free()
+        self._busy = True  # the last step: a signal's exception before it leaves the handle free
 
     def _check_owner(self) -> None:
         if self._owner != (get_ident(), _forks):
             raise RuntimeError("an IPVS handle belongs to the thread and process that opened it")
 
-
-class Batch:
-    """Changes of a `with ipvs.batch()` block. Its verbs take whole values: nothing is read meanwhile."""
-
-    def __init__(self, ipvs: IPVS) -> None:
-        """Made by IPVS.batch."""
-        self._ipvs = ipvs
-        self.changes: list[Change] = []
-
-    def __enter__(self) -> Batch:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Raises BatchError."""
-        if kind is None:
-            self._ipvs.apply(self.changes)
-
-    def add_service(self, service: Service | KeyLike, **settings: Any) -> None:
-        """See IPVS.add_service."""
-        self.changes.append(AddService(_service(service, settings)))
-
-    def update_service(self, service: Service) -> None:
-        """Give a service this configuration."""
-        self.changes.append(UpdateService(service))
-
-    def delete_service(self, key: KeyLike) -> None:
-        """See IPVS.delete_service."""
-        self.changes.append(DeleteService(_key(key)))
-
-    def add_destination(self, key: KeyLike, destination: DestinationLike, **settings: Any) -> None:
-        """See IPVS.add_destination."""
-        self.changes.append(AddDestination(_key(key), _destination(destination, settings)))
-
-    def update_destination(self, key: KeyLike, destination: Destination) -> None:
-        """Give a destination this configuration."""
-        self.changes.append(UpdateDestination(_key(key), destination))
-
-    def delete_destination(self, key: KeyLike, destination: DestinationLike) -> None:
-        """See IPVS.delete_destination."""
-        self.changes.append(DeleteDestination(_key(key), _destination(destination, {})))
+    def _check_free(self) -> None:
+        """A signal handler runs in the middle of a verb: one of its own would take that one's buffer and answers."""
+        if self._busy:
+            raise RuntimeError("this IPVS handle is in the middle of a verb: open another one in a signal handler")
 
 
 def _failure(change: Change, code: int) -> Failure:
     subject = "service" if isinstance(change, ON_SERVICE) else "destination"
     return Failure(change, error_for(change.operation, code, change.what, subject))
-
-
-def _key(key: KeyLike) -> ServiceKey:
-    return key if isinstance(key, ServiceKey) else ServiceKey.parse(key)
-
-
-def _service(service: Service | KeyLike, settings: dict[str, Any]) -> Service:
-    if isinstance(service, Service):
-        return replace(service, **settings) if settings else service
-    return Service(_key(service), **settings)
-
-
-def _destination(destination: DestinationLike, settings: dict[str, Any]) -> Destination:
-    if isinstance(destination, Destination):
-        return _changed(destination, settings)
-    return Destination(*split_endpoint(destination), **settings)
-
-
-def _changed(destination: Destination, settings: dict[str, Any]) -> Destination:
-    """With these settings; a tunnel does not outlive method tunnel."""
-    if str(settings.get("method", ForwardingMethod.TUNNEL)) != str(ForwardingMethod.TUNNEL):
-        settings = {"tunnel": None} | settings
-    return replace(destination, **settings) if settings else destination
 
 
 def _forked() -> None:

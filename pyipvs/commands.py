@@ -5,6 +5,7 @@ Does not: parse a command line, or turn errors into words (cli.py does).
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from argparse import Namespace
@@ -14,12 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyipvs import _libnl, procfs, report, top
+from pyipvs import procfs, report, top
 from pyipvs.changes import Change, ChangeList
 from pyipvs.client import IPVS, Progress
 from pyipvs.daemons import Daemon
+from pyipvs.errors import IPVSError
 from pyipvs.model import Info, ServiceKey, ServiceStatus, Tunnel, split_endpoint
-from pyipvs.netlink import in_netns
+from pyipvs.netns import network_namespace
 from pyipvs.procfs import Connection
 from pyipvs.ruleset import Ruleset, diff
 
@@ -69,7 +71,7 @@ def _list_connections(options: Namespace) -> int:
     wanted = None if options.service is None else ServiceKey.parse(options.service)
     if wanted is not None and wanted.mark is not None:
         raise UsageError("connections do not tell their firewall mark: leave the service out")
-    with _namespace(options.netns):
+    with network_namespace(options.netns):
         found = procfs.connections()  # it is open now
     mine = (one for one in found if wanted is None or _is_of(one, wanted))
     if options.json:
@@ -94,7 +96,11 @@ def show_top(opened: Opener, options: Namespace) -> int:
 def save(opened: Opener, options: Namespace) -> int:
     """`save`."""
     with opened() as ipvs:
-        text = ipvs.snapshot(statistics=False).text()
+        table = ipvs.snapshot(statistics=False)
+    try:
+        text = table.text()
+    except ValueError as error:  # of another program's making, so not wrong usage
+        raise IPVSError("save", errno.EOPNOTSUPP, "the table", str(error)) from None
     if options.file == "-":
         sys.stdout.write(text)
     else:
@@ -317,7 +323,7 @@ def info(opened: Opener, options: Namespace) -> int:
 
 def sysctl(opened: Opener, options: Namespace) -> int:
     """`sysctl`."""
-    with _namespace(options.netns):
+    with network_namespace(options.netns):
         if options.value is not None:
             procfs.set_sysctl(options.name, options.value, procfs.SYSCTLS)
             return 0
@@ -328,16 +334,6 @@ def sysctl(opened: Opener, options: Namespace) -> int:
     for name, value in found.items():
         print(f"{name} = {value}")
     return 0
-
-
-@contextmanager
-def _namespace(netns: str | None) -> Iterator[None]:
-    """The network namespace whose files are read; libnl is not needed for our own."""
-    if netns is None:
-        yield
-        return
-    with in_netns(_libnl.load(), netns):
-        yield
 
 
 def _print_json(value: Any) -> None:

@@ -41,7 +41,9 @@ class Daemon:
 
     `interface`: where the multicast goes, at most 15 characters. `sync_id` 0 to 255: only daemons of the same one
     talk to each other (0 for BACKUP: hear all). The rest None = the kernel's own choice: `max_length` of a message
-    in bytes (the interface's MTU), `group` the multicast address (224.0.0.81), `port` (8848), `ttl` (1).
+    in bytes (a MASTER's 1472 whatever the MTU, 1452 with an IPv6 group; a BACKUP's the interface's MTU, 1500 at least,
+    without headers, and less than 1024 becomes that; start_sync_thread), `group` the multicast address (224.0.0.81),
+    `port` (8848), `ttl` (1).
     """
 
     state: DaemonState

@@ -128,7 +128,7 @@ _BY_SUBJECT: dict[str, dict[int, _Row]] = {
     "daemon": {
         _errno.ESRCH: (DaemonNotFound, "none runs", ""),
         # start_sync_thread in ip_vs_sync.c
-        _errno.EINVAL: (IPVSError, "", "no daemon runs while a service has destinations of the other address family"),
+        _errno.EINVAL: (IPVSError, "", "perhaps destinations of another family than their service are there"),
     },
     "table": {},
 }

@@ -2,7 +2,7 @@
 
 A kernel sends every destination with the same attributes in the same order, so that the messages of a dump differ
 in their values alone. `Layout` remembers one message: the places of the values as one struct.Struct, and all that
-must not differ (lengths and types of message and attributes) as a mask and a pattern, which are compared for many
+must not differ (its length, lengths and types of its attributes) as a mask and a pattern, which are compared for many
 messages in one step. What does not fit is left to wire.unpack, which walks any message and is the reference.
 
 `Packed` keeps of each message only the stretches of bytes that hold the wanted values, and makes a row when somebody
@@ -40,7 +40,7 @@ class Layout:
         if len(message) % 4:  # what follows it would not begin where it ends
             raise struct.error(f"a message of {len(message)} bytes")
         constant = bytearray(len(message))
-        constant[:6] = b"\xff" * 6  # length and type of the message; its flags, sequence and port may differ
+        constant[:4] = b"\xff" * 4  # the message's length; its type is the family's number, which a reload of ip_vs changes
         places = list(_places(message, ANSWER_HEADER, len(message), tables, "", constant))
         if len({field for _, field, _ in places}) < len(places):
             raise struct.error("an attribute comes twice")

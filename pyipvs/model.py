@@ -101,6 +101,9 @@ class ServiceFlags(IntFlag):
     SH_PORT = 0x0010  # schedulers sh and mh: the client's port is part of the hash
 
 
+_SETTABLE = 0x003C
+
+
 def family_of(address: str) -> Family:
     """The family of a canonical address."""
     return Family.INET6 if ":" in address else Family.INET
@@ -218,6 +221,14 @@ class ServiceKey:
         return (0, self.family, self.packed, self.port, self.protocol)
 
 
+def _check_flags(flags: int, key: ServiceKey) -> None:
+    """Raise ValueError for flags that a caller cannot set: the kernel drops them, or takes them for its own."""
+    if not isinstance(flags, int) or flags & ~_SETTABLE:  # a negative number has all the upper bits
+        raise ValueError(f"flags {flags!r} must be made of ServiceFlags: of 0x{_SETTABLE:x}")
+    if flags & ServiceFlags.ONE_PACKET and key.protocol not in (None, Protocol.UDP):
+        raise ValueError(f"flag ONE_PACKET is for udp and firewall marks, not {key.protocol}")
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A virtual service's configuration.
@@ -239,6 +250,7 @@ class Service:
         full = 128 if self.key.family is Family.INET6 else 32
         if self.netmask is None:
             object.__setattr__(self, "netmask", full)
+        _check_flags(self.flags, self.key)
         object.__setattr__(self, "flags", ServiceFlags(self.flags))
         for what, name in (("scheduler", self.scheduler), ("persistence_engine", self.persistence_engine)):
             if name is not None and not _MODULE_NAME.match(name):
@@ -267,6 +279,8 @@ class Tunnel:
         within(self.flags, 0, 3, "tunnel flags")
         if (self.type is TunnelType.GUE) != bool(self.port):
             raise ValueError("gue needs a tunnel port, ipip and gre have none")
+        if self.flags & 2 and self.type is not TunnelType.GUE:
+            raise ValueError(f"the remote checksum (tunnel flag 2) is of gue alone, not of {self.type}")
 
 
 @dataclass(frozen=True, slots=True)

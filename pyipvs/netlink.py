@@ -21,7 +21,7 @@ from typing import Protocol
 
 from pyipvs import _libnl
 from pyipvs.const import GENL_NAME
-from pyipvs.errors import DecodeError, IPVSError, KernelError, ModuleMissing, PermissionDenied
+from pyipvs.errors import DecodeError, IPVSError, KernelError, ModuleMissing
 from pyipvs.framing import (
     ANSWER_HEADER,
     FLAGS_AT,
@@ -36,9 +36,10 @@ from pyipvs.framing import (
     outcomes,
     request,
 )
+from pyipvs.netns import in_netns
 
 _TRUNC = int(socket.MSG_TRUNC)  # gives the length even of a cut datagram
-_TIMEVAL = struct.Struct("@ll")
+_TIMEVAL = struct.Struct("=qq" if socket.SO_RCVTIMEO == 66 else "@ll")  # 66: SO_RCVTIMEO_NEW, of 32-bit machines
 _U16, _U32 = struct.Struct("=H"), struct.Struct("=I")
 
 # A dump's messages are as long as the longest receive so far, at most 32 KiB (netlink_dump in af_netlink.c);
@@ -51,7 +52,7 @@ _SOCKET_BUFFER = 1 << 20  # cut down to net.core.[rw]mem_max by the kernel
 # Every refusal takes that much of the receive buffer, however short it is; what finds no room is dropped (measured
 # 2026-11: 85 in 64 KiB, 2730 in 2 MiB). A batch may be refused whole, so it has no more messages than that.
 _ROOM_PER_ERROR = 1024
-_SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>; not in the socket module
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # <asm-generic/socket.h>; not in the socket module
 
 
 class Transport(Protocol):
@@ -67,6 +68,10 @@ class Transport(Protocol):
     @property
     def room(self) -> int:
         """How many messages `send` takes at once."""
+
+    @property
+    def longest(self) -> int:
+        """How many bytes `send` takes at once."""
 
     def reserve(self, count: int) -> int:
         """The first of `count` sequence numbers that nobody else uses."""
@@ -90,14 +95,14 @@ class Transport(Protocol):
 class NetlinkTransport:
     """The real one. Not for use from several threads at once."""
 
-    def __init__(self, netns: str | int | None = None, timeout_s: float = 3.0) -> None:
+    def __init__(self, netns: str | int | os.PathLike[str] | None = None, timeout_s: float = 3.0) -> None:
         """Open and connect, in network namespace `netns` (a name of `ip netns`, a path, an open file) or our own.
 
         `timeout_s` limits the wait for the kernel. Raises LibraryMissing, ModuleMissing, PermissionDenied,
         IPVSError.
         """
-        if timeout_s <= 0:
-            raise ValueError(f"timeout_s {timeout_s} must be above 0")
+        if not 0 < timeout_s < 2**31:
+            raise ValueError(f"timeout_s {timeout_s} must be above 0 and below 2^31")
         self._timeout_s = timeout_s
         self._sequence = 0
         self._buffer = memoryview(bytearray(_RECEIVE_SIZE))
@@ -138,6 +143,11 @@ class NetlinkTransport:
         """See Transport."""
         return self._room
 
+    @property
+    def longest(self) -> int:
+        """See Transport."""
+        return self._longest
+
     def reserve(self, count: int) -> int:
         """See Transport."""
         if self._sequence + count > 0xFFFFFFFF:
@@ -162,7 +172,7 @@ class NetlinkTransport:
         try:
             first = next(parts, None)
         except KernelError as error:
-            if error.errno != errno.ENOENT or not self._family_moved():
+            if not self._mended(error.errno):
                 raise
             parts = self._dump(command, attributes)
             first = next(parts, None)
@@ -207,6 +217,8 @@ class NetlinkTransport:
             raise IPVSError("open", error.errno or errno.EIO, "netlink", str(error)) from None
         with contextlib.suppress(PermissionError):  # without CAP_NET_ADMIN nothing else works either
             receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _SOCKET_BUFFER)
+            receiver.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SOCKET_BUFFER)
+        self._longest = receiver.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - 32  # netlink_sendmsg; else EMSGSIZE
         self._room = receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _ROOM_PER_ERROR
         timeval = divmod(max(1, int(self._timeout_s * 1e6)), 10**6)  # 0 would be "for ever"
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(*timeval))
@@ -222,8 +234,26 @@ class NetlinkTransport:
             raise IPVSError("open", error.errno or errno.EIO, "IPVS", str(error)) from None
         return family
 
+    def _mended(self, code: int) -> bool:
+        """Whether a dump that was refused by this errno may be asked for again.
+
+        EBUSY: a socket has one dump at a time (netlink_dump_start), and somebody left one before its end; receiving
+        carries that on, so it is over when there is nothing left to receive.
+        """
+        if code == errno.EBUSY:
+            self._drain(self._open())
+            return True
+        return code == errno.ENOENT and self._family_moved()
+
     def _family_moved(self) -> bool:
-        before, self._family = self._family, self._resolve()
+        """Whether ip_vs has another number by now; not when nobody says. Raises ModuleMissing."""
+        before = self._family
+        try:
+            self._family = self._resolve()
+        except ModuleMissing:
+            raise
+        except IPVSError:
+            return False
         return self._family != before
 
     def _exchange(self, command: int, attributes: bytes) -> list[bytes]:
@@ -334,30 +364,3 @@ class NetlinkTransport:
                 continue  # a signal, whose handler Python has run meanwhile
             except OSError as error:
                 raise KernelError(error.errno or errno.EIO) from None
-
-
-@contextlib.contextmanager
-def in_netns(lib: _libnl.Library, netns: str | int | None) -> Iterator[None]:
-    """The calling thread in network namespace `netns` within the block, and back whatever happens."""
-    if netns is None:
-        yield
-        return
-    path = f"/proc/self/fd/{netns}" if isinstance(netns, int) else netns if "/" in netns else f"/run/netns/{netns}"
-    with contextlib.ExitStack() as stack:
-        try:
-            home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, home)
-            there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            stack.callback(os.close, there)
-            lib.setns(there, _libnl.CLONE_NEWNET)
-        except OSError as error:
-            raise _cannot_enter(path, error) from None
-        stack.callback(lib.setns, home, _libnl.CLONE_NEWNET)  # runs before the descriptors are closed
-        yield
-
-
-def _cannot_enter(path: str, error: OSError) -> IPVSError:
-    what = f"network namespace {path}"
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return PermissionDenied("enter", error.errno, what, hint="needs CAP_SYS_ADMIN besides CAP_NET_ADMIN")
-    return IPVSError("enter", error.errno or errno.EIO, what)

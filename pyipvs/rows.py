@@ -51,6 +51,7 @@ _CONNECTIONS = ("active", "inactive", "persistent")
 CONFIGURED = (*_SETTINGS, "family")
 FIELDS = (*_SETTINGS, *_CONNECTIONS, "family", *(attr.field for attr in STATS64))  # as the kernel sends them
 _FAMILY = FIELDS.index("family")
+_TYPE, _FLAGS = CONFIGURED.index("tunnel_type"), CONFIGURED.index("tunnel_flags")
 _CONFIGURED_OF = itemgetter(*map(FIELDS.index, CONFIGURED))
 _COUNTERS = tuple(attr.field for attr in STATS64)
 _SERVICE_FIELDS = frozenset(attr.field for attr in (*SERVICE, *STATS64)) - {"stats", "stats64"}
@@ -143,7 +144,8 @@ def decode(data: bytes, family: Family, fields: tuple[str, ...] = FIELDS) -> Row
     if len(packed) not in (4, 16):
         raise DecodeError(f"an address of {len(packed)} bytes")
     values["address"] = packed.ljust(16, b"\0")
-    required(values, "method")
+    for field in ("method", "weight"):  # without a weight it would look drained
+        required(values, field)
     if fields is CONFIGURED:
         return tuple(values.get(field, 0) for field in CONFIGURED)
     return (*(values.get(field, 0) for field in FIELDS[: _FAMILY + 1]), *stats(values))
@@ -174,6 +176,12 @@ def configured(found: Sequence[Row]) -> Iterable[Row]:
 def place(row: Row) -> Row:
     """What tells the destinations of a service apart, of a row of CONFIGURED: address, port and family."""
     return (row[0], row[1], row[-1])
+
+
+def effective(row: Row) -> Row:
+    """A row of CONFIGURED without the checksum flags of ipip, which has none (ip_vs_tunnel_xmit looks at those of gue and
+    gre)."""
+    return (*row[:_FLAGS], 0, *row[_FLAGS + 1 :]) if row[_TYPE] == TunnelType.IPIP else row
 
 
 def destination(row: Row) -> Destination:

@@ -44,10 +44,13 @@ class Entry:
         return len(self._rows)
 
     def __eq__(self, other: object) -> bool:
-        """Of configuration: counters and the order of destinations do not matter."""
+        """Of configuration that has an effect: counters and the order of destinations do not matter."""
         if not isinstance(other, Entry):
             return NotImplemented
-        return self.service == other.service and self._configured() == other._configured()
+        if _effective(self.service) != _effective(other.service):
+            return False
+        mine, others = self._configured(), other._configured()
+        return mine == others or set(map(rows.effective, mine)) == set(map(rows.effective, others))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -108,7 +111,12 @@ class Ruleset(Mapping[ServiceKey, Entry]):
         return savefile.render((entry.service, entry.destinations) for entry in self._entries.values())
 
     def __getitem__(self, key: ServiceKey | str) -> Entry:
-        return self._entries[ServiceKey.parse(key) if isinstance(key, str) else key]
+        if isinstance(key, ServiceKey):
+            return self._entries[key]
+        try:
+            return self._entries[ServiceKey.parse(key)]
+        except ValueError as error:
+            raise KeyError(str(error)) from None
 
     def __iter__(self) -> Iterator[ServiceKey]:
         return iter(self._entries)
@@ -117,7 +125,21 @@ class Ruleset(Mapping[ServiceKey, Entry]):
         return len(self._entries)
 
     def __repr__(self) -> str:
-        return self.text().rstrip("\n") or "an empty table"
+        """As `text`; what another program made and ipvsadm has no words for is a comment."""
+        return "\n".join(_shown(self._entries[key]) for key in sorted(self._entries)) or "an empty table"
+
+
+def _shown(entry: Entry) -> str:
+    try:
+        return savefile.render([(entry.service, entry.destinations)]).rstrip("\n")
+    except ValueError as error:
+        return f"# {error}"
+
+
+def _effective(service: Service) -> tuple[object, ...]:
+    """A service's configuration; the netmask groups clients for persistence, and without it means nothing."""
+    netmask = service.netmask if service.persistence_s else None
+    return service.key, service.scheduler, service.flags, service.persistence_s, netmask, service.persistence_engine
 
 
 def diff(old: Mapping[ServiceKey, Entry], new: Mapping[ServiceKey, Entry]) -> ChangeList:
@@ -129,7 +151,7 @@ def diff(old: Mapping[ServiceKey, Entry], new: Mapping[ServiceKey, Entry]) -> Ch
             changes.append(AddService(entry.service))
             changes += [AddDestination(key, destination) for destination in entry.destinations]
         else:
-            if before.service != entry.service:
+            if _effective(before.service) != _effective(entry.service):
                 changes.append(UpdateService(entry.service))
             if before._configured() != entry._configured():
                 changes += _between(key, before._by_place(), entry._by_place())
@@ -141,7 +163,8 @@ def _between(key: ServiceKey, old: _Found, new: _Found) -> Iterator[Change]:
     for place, row in new.items():
         if place not in old:
             yield AddDestination(key, rows.destination(row))
-        elif old[place] != row:
+        elif old[place] != row and rows.effective(old[place]) != rows.effective(row):
             yield UpdateDestination(key, rows.destination(row))
-    for place in old.keys() - new.keys():
-        yield DeleteDestination(key, rows.destination(old[place]))
+    for place, row in old.items():
+        if place not in new:
+            yield DeleteDestination(key, rows.destination(row))

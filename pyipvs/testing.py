@@ -49,7 +49,7 @@ class _FakeService:
 class FakeKernel:
     """A transport for `IPVS(transport=FakeKernel())`. Several handles may share one: it is the table."""
 
-    family, room = 0x1C, 1000
+    family, room, longest = 0x1C, 1000, 1 << 20
 
     def __init__(
         self, schedulers: Iterable[str] = SCHEDULERS, persistence_engines: Iterable[str] = ("sip",)

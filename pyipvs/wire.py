@@ -3,7 +3,10 @@
 A netlink attribute is a u16 length (header included), a u16 type, the value, and padding to four bytes
 (struct nlattr in <linux/netlink.h>). Numbers are in host order but for ports and IPv4 netmasks. Attributes
 not in a table are skipped, so a newer kernel's additions, and the PAD attributes of kernels without unaligned
-access, do no harm. Any bytes decode to values or raise DecodeError, nothing else (a property test says so).
+access, do no harm. What names an object must be there, and what every kernel sends and would mislead as 0: a
+service's scheduler and flags, a destination's method and weight. Another value that is missing is 0, as an old
+kernel's tunnel type, and a timeout of a protocol that this kernel does not balance. Any bytes decode to values or
+raise DecodeError, nothing else (a property test says so).
 Does not: send anything, or know message headers and sequence numbers (netlink.py does).
 """
 
@@ -13,7 +16,7 @@ import dataclasses
 import functools
 import socket
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pyipvs.const import CmdAttr, DestAttr, InfoAttr, StatsAttr, SvcAttr, SvcFlag
@@ -231,6 +234,17 @@ def service_values(service: Service) -> Values:
     }
 
 
+def encode_changed_service(answer: bytes, wanted: Service, named: Collection[str]) -> bytes:
+    """A request that gives the service of a NEW_SERVICE answer the `named` fields of `wanted` and leaves the others as
+    they came: another program may have made what a Service cannot say, as an IPv4 mask with holes. Raises DecodeError."""
+    held, values = unpack(SERVICE, nested(answer, "service")), service_values(wanted)
+    decided = (_SETTABLE if "flags" in named else 0) | (SvcFlag.PERSISTENT if "persistence_s" in named else 0)
+    flags = required(held, "flags")[0] & ~decided | flags_of(wanted)[0] & decided
+    held |= {name: values[name] for name in named} | {"flags": (flags & _FLAGS_MASK, _FLAGS_MASK)}
+    held |= {"stats": None, "stats64": None}
+    return pack(COMMAND, {"service": pack(SERVICE, held)})
+
+
 def encode_destination(key: ServiceKey, destination: Destination) -> bytes:
     """A request with a destination's whole configuration: SET_DEST overwrites what would be left out."""
     values = {
@@ -266,11 +280,11 @@ def decode_service(data: bytes) -> ServiceStatus:
 def service_status(values: Values, counted: Iterable[int]) -> ServiceStatus:
     """The service of these values, with the fields of Stats. Raises DecodeError."""
     key = service_key(values)
-    flags = values["flags"][0] if "flags" in values else 0
+    flags = required(values, "flags")[0]
     service = trusted(
         Service,
         key,
-        values.get("scheduler", ""),
+        required(values, "scheduler"),
         ServiceFlags(flags & _SETTABLE),
         values.get("persistence_s", 0) if flags & SvcFlag.PERSISTENT else 0,
         _prefix(values.get("netmask", 0), key.family),
@@ -288,9 +302,9 @@ def decode_timeouts(data: bytes) -> Timeouts:
 def decode_info(data: bytes) -> Info:
     """A SET_INFO answer. Raises DecodeError."""
     values = unpack(INFO, data)
-    version = values.get("version", 0)
+    version = required(values, "version")
     text = f"{version >> 16}.{version >> 8 & 255}.{version & 255}"  # NVERSION() in <linux/ip_vs.h>
-    return Info(text, values.get("connection_table_size", 0))
+    return Info(text, required(values, "connection_table_size"))
 
 
 def _with_destination(key: ServiceKey, values: Values) -> bytes:

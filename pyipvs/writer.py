@@ -80,22 +80,23 @@ _SERVICE, _MARKED_SERVICE = (_header(length - 4, CmdAttr.SERVICE | _NESTED) for 
 class Writer:
     """The buffer. One for each handle; not for several threads."""
 
-    def __init__(self) -> None:
-        """Takes no memory yet."""
+    def __init__(self, longest: int = _SIZE) -> None:
+        """Takes no memory yet. `longest`: how many bytes the transport sends at once."""
+        self._size = min(longest, _SIZE)
         self._key: ServiceKey | None = None
         self._service = b""
 
     @functools.cached_property
     def buffer(self) -> memoryview:
-        """200 KiB, made at the first write: a handle that only reads needs none of its 50 pages."""
-        return memoryview(bytearray(_SIZE))
+        """At most 200 KiB, made at the first write: a handle that only reads needs none of its 50 pages."""
+        return memoryview(bytearray(self._size))
 
     def write(self, changes: Sequence[Change], most: int, family: int, sequence: int) -> tuple[int, int]:
         """Write as many of `changes` as fit, at most `most`, with sequence numbers from `sequence`, for the netlink
         family `family`; the last asks for an acknowledgement. How many they are, and how many bytes."""
         at = last = count = 0
         for change in changes[: min(most, _MOST)]:
-            if at > _SIZE - _LONGEST:
+            if at > self._size - _LONGEST:
                 break
             last = at
             at = _WRITE[type(change)](self, change, at, family, sequence + count)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import doctest
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pyipvs
 from fusisd.health.states import diagram
+from pyipvs import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -29,6 +32,29 @@ def usage(module: str, *words: str) -> str:
 def test_every_option_is_in_the_documents(words: tuple[str, ...]) -> None:
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", usage(*words))) - {"--help"}
     assert {option for option in options if f"`{option}" not in DOCS} == set()
+
+
+def options_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    """(`pyipvs list`, `--stats`) and so on; "" for the command itself."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from options_of(below)
+        elif action.help != argparse.SUPPRESS:
+            yield from ((parser.prog, option) for option in action.option_strings if option not in ("-h", "--help"))
+    if not any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
+        yield parser.prog, ""
+
+
+def test_every_command_and_option_of_pyipvs_is_in_its_row() -> None:
+    section = (ROOT / "docs/commands.md").read_text().partition("\n## pyipvs\n")[2].partition("\n## ")[0]
+    found = set(options_of(cli._parser()))
+    assert len(found) > 50
+    for command, option in found:
+        rows = [line for line in section.splitlines() if re.search(rf"`{command}\b", line)]
+        assert rows, command
+        everywhere = option == "--netns" or command == "pyipvs"
+        assert option in section if everywhere else any(not option or f"`{option}" in row for row in rows), (command, option)
 
 
 def test_every_make_target_of_the_readme_exists() -> None:

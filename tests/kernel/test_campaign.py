@@ -18,8 +18,8 @@ from tests.lab.traffic import Traffic
 
 LIVES = int(os.environ.get("LIVES", "8"))
 SEED = int(os.environ.get("SEED", str(random.randrange(1 << 30))))
-# Masqueraded connections stay in conntrack for two minutes; a small machine's table (the guest's has 4096 places) is full when
-# a client makes 40 a second, and then drops what comes, whoever keeps the balancer.
+# Masqueraded connections stay in conntrack for two minutes; a small machine's table (the guest's has 4096 places) is full
+# when a client makes 40 a second, and then drops what comes, whoever keeps the balancer.
 PAUSE_S = 0.05
 FOREIGN = {"-A -t 10.0.0.9:80 -s lc", "-a -t 10.0.0.9:80 -r 10.0.0.10:80 -g -w 3"}
 

@@ -29,6 +29,7 @@ def ipvs(netns: Host) -> Iterator[IPVS]:
         Daemon(DaemonState.MASTER, "d0", 7),
         Daemon(DaemonState.BACKUP, "d0"),
         Daemon(DaemonState.MASTER, "d0", 255, max_length=1000, group="224.0.0.90", port=9000, ttl=3),
+        Daemon(DaemonState.MASTER, "d0", 3, group="ff02::5"),
         Daemon(DaemonState.BACKUP, "d0", 1, group="ff02::5", port=9001, ttl=2),
     ],
     ids=str,

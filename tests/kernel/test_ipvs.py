@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pyipvs import IPVS, IPVSError, PermissionDenied
+from pyipvs import IPVS, IPVSError, PermissionDenied, ServiceKey
+from pyipvs.const import Command
+from pyipvs.writer import name_service
 from tests.lab.netns import unshare_network
 from tests.lab.topology import Host
 from tests.pyipvs.conformance import *  # noqa: F403 - the tests of the contract
@@ -51,10 +53,13 @@ def test_what_ipvsadm_made_is_read(ipvs: IPVS, netns: Host) -> None:
     assert (row.destination.upper_threshold, row.destination.lower_threshold) == (9, 5)
 
 
-def test_a_namespace_may_be_given_by_path(ipvs: IPVS, netns: Host) -> None:
+def test_a_namespace_may_be_given_by_path_or_as_an_open_file(ipvs: IPVS, netns: Host) -> None:
     ipvs.add_service("tcp/10.0.0.1:80")
-    with IPVS(netns=f"/run/netns/{netns.name}") as other:
-        assert len(other.services()) == 1
+    path = Path("/run/netns", netns.name)
+    with path.open() as file:
+        for given in (str(path), path, file.fileno()):
+            with IPVS(netns=given) as other:
+                assert len(other.services()) == 1
 
 
 def test_in_a_namespace_without_any_address_the_error_says_what_is_missing() -> None:
@@ -69,6 +74,19 @@ def test_in_a_namespace_without_any_address_the_error_says_what_is_missing() -> 
                 os._exit(0 if error.errno == errno.EINVAL and "lo must be up" in str(error) else 2)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_dump_that_was_left_does_not_hinder_the_next(ipvs: IPVS) -> None:
+    ipvs.add_service("tcp/10.0.0.1:80")
+    with ipvs.batch() as batch:
+        for number in range(1000):
+            batch.add_destination("tcp/10.0.0.1:80", f"10.1.{number // 250}.{number % 250 + 1}:80")
+    key = ServiceKey.parse("tcp/10.0.0.1:80")
+    left = ipvs._transport.dump(Command.GET_DEST, name_service(key))
+    next(left)
+    left.close()
+    assert len(ipvs.destinations(key)) == 1000
+    assert len(ipvs.services()) == 1
 
 
 @pytest.mark.guest_only  # it unloads kernel modules

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pyipvs import IPVS, IPVSError, ModuleMissing, PermissionDenied, Protocol
+from pyipvs import IPVS, IPVSError, ModuleMissing, PermissionDenied, Protocol, network_namespace
 from pyipvs.procfs import Connection, TableProbe, connections, cpu_statistics, set_sysctl, sysctl, sysctls
 from tests.lab.backends import backends
 from tests.lab.expect import ask, poll
@@ -88,6 +88,16 @@ def test_a_client_s_connection(nat: Lab, vip: str, client: str, server: str) -> 
         synced = seen(port, synced=True)
         assert synced is not None
         assert (synced.origin, synced.destination_address) == ("local", server)
+
+
+
+def test_files_of_another_namespace_are_read_in_a_block(ipvs: IPVS, netns: Host) -> None:
+    assert ipvs.services() == []  # so that the module is loaded
+    with network_namespace(netns.name):
+        set_sysctl("conn_reuse_mode", 0)
+    with network_namespace(Path("/run/netns", netns.name)):
+        assert sysctl("conn_reuse_mode") == 0
+    assert sysctl("conn_reuse_mode") == 1
 
 
 def test_many_connections_are_all_there(nat: Lab) -> None:

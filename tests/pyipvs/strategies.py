@@ -34,17 +34,22 @@ FLAGS = st.sets(st.sampled_from([ServiceFlags.ONE_PACKET, ServiceFlags.SCHED1, S
 )
 
 
+def allowed(key: ServiceKey, flags: ServiceFlags) -> ServiceFlags:
+    """The flags that a service of this key may have."""
+    return flags if key.protocol in (None, Protocol.UDP) else flags & ~ServiceFlags.ONE_PACKET
+
+
 @st.composite
 def services(draw: st.DrawFn) -> Service:
     key = draw(KEYS)
     netmask = draw(st.integers(1, 128 if key.family is Family.INET6 else 32))
     persistence_s = draw(st.integers(0, 86400))
-    return Service(key, draw(NAMES), draw(FLAGS), persistence_s, netmask, draw(st.none() | NAMES))
+    return Service(key, draw(NAMES), allowed(key, draw(FLAGS)), persistence_s, netmask, draw(st.none() | NAMES))
 
 
 TUNNELS = st.one_of(
-    st.builds(Tunnel, st.just(TunnelType.GUE), st.integers(1, 65535), st.integers(0, 2)),
-    st.builds(Tunnel, st.sampled_from([TunnelType.IPIP, TunnelType.GRE]), st.just(0), st.integers(0, 2)),
+    st.builds(Tunnel, st.just(TunnelType.GUE), st.integers(1, 65535), st.integers(0, 3)),
+    st.builds(Tunnel, st.sampled_from([TunnelType.IPIP, TunnelType.GRE]), st.just(0), st.integers(0, 1)),
 )
 
 

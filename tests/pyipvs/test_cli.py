@@ -40,7 +40,9 @@ from pyipvs import (
     procfs,
     report,
     top,
+    wire,
 )
+from pyipvs.const import Command
 from pyipvs.testing import FakeKernel
 from pyipvs.watch import samples
 
@@ -142,7 +144,8 @@ def test_settings_are_written_as_by_ipvsadm(desk: Desk, service: Service, shown:
 
 
 def test_json_has_every_field(full: Desk) -> None:
-    full.run(f"add destination {WEB} [fd00::9]:80 --method tunnel --tunnel-type gre --tunnel-flags csum,remcsum")
+    gue = "--method tunnel --tunnel-type gue --tunnel-port 6080 --tunnel-flags csum,remcsum"
+    full.run(f"add destination {WEB} [fd00::9]:80 {gue}")
     table = json.loads(full.run("list --json"))
     assert (table["version"], table["connection_table_size"]) == ("1.2.1", 4096)
     web = table["services"][0]
@@ -155,7 +158,7 @@ def test_json_has_every_field(full: Desk) -> None:
     observed = {"active", "inactive", "persistent", "stats"}
     assert set(first) == {field.name for field in fields(Destination)} - {"packed"} | observed
     assert (first["method"], first["active"], first["stats"]["packets_in"]) == ("nat", 3, 12345678901)
-    assert web["destinations"][2]["tunnel"] == {"type": "gre", "port": 0, "flags": 3}
+    assert web["destinations"][2]["tunnel"] == {"type": "gue", "port": 6080, "flags": 3}
     assert table["services"][1]["flags"] == ["one_packet"]
     assert [one["key"] for one in json.loads(full.run(f"list --json --stats {DNS}"))["services"]] == [DNS]
 
@@ -792,3 +795,10 @@ def test_top_on_a_terminal_ends_after_so_many_intervals() -> None:
 def test_a_connection_of_a_strange_protocol_is_shown() -> None:
     one = Connection(Protocol.seen(99), "fd00::1", 1, "fd00::2", 2, "fd00::3", 3, "NONE", 6000)
     assert report.connection_lines([one])[1].split() == ["99", "100:00", "NONE", "[fd00::1]:1", "[fd00::2]:2", "[fd00::3]:3"]
+
+
+def test_a_table_that_ipvsadm_has_no_words_for_cannot_be_saved_which_is_no_wrong_usage(full: Desk) -> None:
+    odd = wire.key_values(ServiceKey.parse("tcp/10.0.0.7:80")) | {"protocol": 1, "scheduler": "rr", "flags": (0, 0xFF)}
+    odd |= {"persistence_s": 0, "netmask": 0xFFFFFFFF}
+    full.kernel.exchange(Command.NEW_SERVICE, wire.pack(wire.COMMAND, {"service": wire.pack(wire.SERVICE, odd)}))
+    assert "no option for protocol 1" in full.run("save", 1)

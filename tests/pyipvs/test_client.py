@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from pyipvs import IPVS, Daemon, DaemonState, Destination, DestinationNotFound, IPVSError, ServiceKey, ServiceNotFound
+from pyipvs import (
+    IPVS,
+    AddDestination,
+    AddService,
+    BatchError,
+    Daemon,
+    DaemonState,
+    DeleteService,
+    Destination,
+    DestinationNotFound,
+    IPVSError,
+    ModuleMissing,
+    Service,
+    ServiceFlags,
+    ServiceKey,
+    ServiceNotFound,
+    wire,
+)
+from pyipvs.const import Command
 from pyipvs.testing import FakeKernel
+from pyipvs.wire import trusted
 
 WEB = "tcp/10.0.0.1:80"
 
@@ -80,9 +100,7 @@ def test_errors_tell_the_whole_story(ipvs: IPVS) -> None:
     ipvs.add_service(WEB)
     with pytest.raises(DestinationNotFound) as absent:
         ipvs.delete_destination(WEB, "10.0.0.2:80")
-    assert str(absent.value) == (
-        "delete destination 10.0.0.2:80 of tcp/10.0.0.1:80: no such destination (ENOENT)"
-    )
+    assert str(absent.value) == ("delete destination 10.0.0.2:80 of tcp/10.0.0.1:80: no such destination (ENOENT)")
 
 
 def test_a_service_that_goes_while_the_table_is_read_is_left_out(kernel: FakeKernel) -> None:
@@ -176,3 +194,155 @@ def test_a_handle_closes_its_transport_at_the_end_of_the_block() -> None:
     with IPVS(transport=transport) as ipvs:
         assert repr(ipvs) == "<IPVS of this network namespace by Counting>"
     assert transport.closed == 1
+
+
+class Interrupted(FakeKernel):
+    """Runs `handler` in the middle of each request, as a signal does."""
+
+    def __init__(self, handler: Callable[[], object]) -> None:
+        super().__init__()
+        self.handler = handler
+
+    def exchange(self, command: int, attributes: bytes) -> list[bytes]:
+        self.handler()
+        return super().exchange(command, attributes)
+
+    def dump(self, command: int, attributes: bytes) -> Iterator[memoryview]:
+        self.handler()
+        return super().dump(command, attributes)
+
+
+def test_a_verb_in_the_middle_of_a_verb_is_refused_and_disturbs_nothing() -> None:
+    """A signal handler that used the buffer or the answers of the verb that it interrupts would change the table wrongly."""
+    refused: set[str] = set()
+
+    def handler() -> None:
+        for name, use in (VERBS | {"close": IPVS.close}).items():
+            if name not in ("apply", "batch"):  # of nothing
+                try:
+                    use(ipvs)
+                except RuntimeError as error:
+                    assert "in the middle of a verb" in str(error)
+                    refused.add(name)
+
+    kernel = Interrupted(handler)
+    ipvs = IPVS(transport=kernel)
+    for use in (VERBS["add_service"], VERBS["services"], VERBS["service"]):
+        refused.clear()
+        use(ipvs)
+        assert refused == VERBS.keys() - {"apply", "batch"} | {"close"}
+    kernel.handler = lambda: None
+    assert [str(status.service.key) for status in ipvs.services()] == [WEB]
+
+
+def test_an_exception_in_the_middle_of_a_verb_leaves_the_handle_free() -> None:
+    def handler() -> None:
+        raise KeyboardInterrupt
+
+    kernel = Interrupted(lambda: None)
+    ipvs = IPVS(transport=kernel)
+    for use in (VERBS["add_service"], VERBS["services"], VERBS["info"]):
+        kernel.handler = handler
+        with pytest.raises(KeyboardInterrupt):
+            use(ipvs)
+        kernel.handler = lambda: None
+        assert ipvs.services() == []
+
+
+def test_between_the_steps_of_a_reader_the_handle_is_free(ipvs: IPVS) -> None:
+    for number in (1, 2, 3):
+        ipvs.add_service(f"tcp/10.0.0.{number}:80")
+    for entry in ipvs.scan():
+        ipvs.add_destination(entry.service.key, "10.0.0.9:80")
+    for sample in ipvs.watch(0.001):
+        assert {len(entry) for entry in sample.table.values()} == {1}
+        ipvs.delete_service(WEB)
+        break
+    seen: list[int] = []
+    ipvs.apply([AddService(Service(ServiceKey.parse(WEB)))], lambda _done, _all: seen.append(len(ipvs.services())))
+    assert seen == [3]
+
+
+def test_a_service_that_goes_between_two_parts_of_its_destinations_is_not_found(kernel: FakeKernel) -> None:
+    class InParts(FakeKernel):
+        """Gives its destinations in two parts, and `between` them does something."""
+
+        between: Callable[[], object] = staticmethod(lambda: None)
+
+        def dump(self, command: int, attributes: bytes) -> Iterator[memoryview]:
+            for part in super().dump(command, attributes):
+                if command == Command.GET_DEST:
+                    half = len(part) // 2
+                    yield part[:half]
+                    self.between()
+                    yield part[half:]
+                else:
+                    yield part
+
+    kernel = InParts()
+    ipvs, other = IPVS(transport=kernel), IPVS(transport=kernel)
+    ipvs.add_service(WEB)
+    ipvs.add_destination(WEB, "10.0.0.2:80")
+    ipvs.add_destination(WEB, "10.0.0.3:80")
+    assert len(ipvs.destinations(WEB)) == 2
+    kernel.between = lambda: other.delete_service(WEB)
+    with pytest.raises(ServiceNotFound):
+        ipvs.destinations(WEB)
+    ipvs.add_service(WEB)
+    ipvs.add_destination(WEB, "10.0.0.2:80")
+    ipvs.add_destination(WEB, "10.0.0.3:80")
+    assert len(ipvs.snapshot()) == 0
+
+
+def test_an_update_writes_only_what_is_named_whatever_another_program_made(ipvs: IPVS, kernel: FakeKernel) -> None:
+    key = ServiceKey.parse(WEB)
+    odd = {"scheduler": "rr", "flags": (0x1, 0xFFFFFFFF), "persistence_s": 0, "netmask": 0x00FF00FF}
+    attributes = wire.pack(wire.COMMAND, {"service": wire.pack(wire.SERVICE, wire.key_values(key) | odd)})
+    kernel.exchange(Command.NEW_SERVICE, attributes)
+    ipvs.update_service(WEB, scheduler="wrr", flags=8)
+    values = wire.unpack(wire.SERVICE, wire.nested(kernel.exchange(Command.GET_SERVICE, wire.encode_key(key))[0], "service"))
+    assert (values["scheduler"], values["flags"][0] & 0x3D, values["netmask"]) == ("wrr", 9, 0x00FF00FF)
+    ipvs.update_service(WEB, persistence_s=60)
+    ipvs.update_service(WEB, netmask=24, persistence_engine="sip")
+    assert ipvs.service(WEB).service == Service(key, "wrr", ServiceFlags.SCHED1, 60, 24, "sip")
+    with pytest.raises(ValueError, match="netmask"):
+        ipvs.update_service(WEB, netmask=33)
+
+
+def test_a_destination_that_we_would_not_make_can_be_drained(ipvs: IPVS, kernel: FakeKernel) -> None:
+    ipvs.add_service(WEB)
+    odd = trusted(AddDestination, ServiceKey.parse(WEB), Destination("10.0.0.2", 81, 5, "route", 9, 3))
+    ipvs.apply([odd])
+    ipvs.update_destination(WEB, ("10.0.0.2", 81), weight=0)
+    (row,) = ipvs.destinations(WEB)
+    assert row.destination == Destination("10.0.0.2", 81, 0, "route", 9, 3)
+    with pytest.raises(ValueError, match="lower_threshold"):
+        ipvs.update_destination(WEB, "10.0.0.2:81", upper_threshold=2)
+    with pytest.raises(ValueError, match="port 81"):
+        ipvs.update_destination(WEB, "10.0.0.2:81", method="route")
+
+
+def test_a_batch_takes_destinations_as_a_handle_does(ipvs: IPVS) -> None:
+    ipvs.add_service(WEB)
+    with ipvs.batch() as batch:
+        batch.add_destination(WEB, ("10.0.0.2", 80), weight=2)
+    assert len(ipvs.destinations(WEB)) == 1
+    with ipvs.batch() as batch:
+        batch.delete_destination(WEB, ("10.0.0.2", 80))
+    assert ipvs.destinations(WEB) == []
+
+
+def test_when_the_module_goes_amid_a_batch_every_failure_is_told() -> None:
+    class Going(FakeKernel):
+        room, parts = 1, 0
+
+        def send(self, batch: memoryview, first: int, count: int) -> list[tuple[int, int]]:
+            self.parts += 1
+            if self.parts > 1:
+                raise ModuleMissing("open", errno.ENOENT, "IPVS")
+            return super().send(batch, first, count)
+
+    with pytest.raises(BatchError) as caught:
+        IPVS(transport=Going()).apply([DeleteService(ServiceKey.fwmark(number)) for number in (1, 2, 3)])
+    kinds = [type(failure.error) for failure in caught.value.failures]
+    assert kinds == [ServiceNotFound, ModuleMissing, ModuleMissing]

@@ -10,11 +10,15 @@ import pytest
 
 from pyipvs import (
     AlreadyExists,
+    BatchError,
     DaemonNotFound,
+    DeleteService,
     DestinationNotFound,
+    Failure,
     IPVSError,
     PermissionDenied,
     SchedulerNotFound,
+    ServiceKey,
     ServiceNotFound,
     TimedOut,
 )
@@ -67,6 +71,11 @@ def test_the_text_says_what_to_do(code: int, advice: str) -> None:
 
 
 def test_an_error_survives_copy_and_pickle() -> None:
+    failed = [Failure(DeleteService(ServiceKey.fwmark(number)), error_for("x", 3, "y", "service")) for number in range(1, 8)]
+    batch = BatchError(failed, 9)
+    for copied in (copy.copy(batch), pickle.loads(pickle.dumps(batch))):
+        assert str(copied) == str(batch) and "7 of 9" in str(copied) and "2 more" in str(copied)
+        assert (copied.count, [str(one) for one in copied.failures]) == (9, [str(one) for one in failed])
     error = error_for("delete service", errno.ESRCH, "fwmark/7", "service")
     for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):
         assert type(twin) is ServiceNotFound

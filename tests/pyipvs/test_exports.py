@@ -58,6 +58,7 @@ def test_the_public_names_are_these_and_no_more() -> None:
         "connections",
         "cpu_statistics",
         "diff",
+        "network_namespace",
         "set_sysctl",
         "sysctl",
         "sysctls",

@@ -120,10 +120,10 @@ def test_a_whole_service_is_as_libnl_builds_it(command: Command) -> None:
     message = Libnl(command, ACK)
     service = message.nest(CmdAttr.SERVICE)
     message.key().put(SvcAttr.SCHED_NAME, b"wlc\0").put(SvcAttr.PE_NAME, b"sip\0")
-    flags, mask = 0x0001 | 0x0004, 0x003D
+    flags, mask = 0x0001 | 0x0008, 0x003D
     message.put(SvcAttr.FLAGS, flags.to_bytes(4, sys.byteorder) + mask.to_bytes(4, sys.byteorder))
     message.number(SvcAttr.TIMEOUT, 300).put(SvcAttr.NETMASK, b"\xff\xff\xff\0").end(service)
-    value = Service(WEB, "wlc", ServiceFlags.ONE_PACKET, 300, 24, "sip")
+    value = Service(WEB, "wlc", ServiceFlags.SCHED1, 300, 24, "sip")
     assert ours(command, ACK, wire.encode_service(value)) == message.bytes()
 
 

@@ -212,3 +212,19 @@ def test_values_are_hashable_and_survive_copy_and_pickle(service: Service, desti
         for twin in (copy.deepcopy(value), pickle.loads(pickle.dumps(value))):
             assert twin == value
             assert hash(twin) == hash(value)
+
+
+@pytest.mark.parametrize("flags", [-1, 1, 2, 0x40, 0x1000, "4", 0x3D])
+def test_flags_that_a_caller_cannot_set_are_refused(flags: int) -> None:
+    with pytest.raises(ValueError, match="flags"):
+        Service(ServiceKey.parse("udp/10.0.0.1:53"), flags=flags)
+
+
+def test_what_the_kernel_would_not_do_is_refused() -> None:
+    for text in ("tcp/10.0.0.1:80", "sctp/10.0.0.1:80"):
+        with pytest.raises(ValueError, match="ONE_PACKET"):
+            Service(ServiceKey.parse(text), flags=ServiceFlags.ONE_PACKET)
+    assert Service(ServiceKey.fwmark(7), flags=0x3C).flags == 0x3C
+    for kind in ("ipip", "gre"):
+        with pytest.raises(ValueError, match="remote checksum"):
+            Tunnel(kind, flags=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import socket
 import struct
 import threading
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyipvs import DecodeError, IPVSError, ModuleMissing, _libnl, framing, netlink, rows
+from pyipvs import DecodeError, IPVSError, ModuleMissing, _libnl, framing, netlink, netns, rows
 from pyipvs.errors import KernelError
 from pyipvs.netlink import NetlinkTransport
 from tests.lab.netns import unshare_network
@@ -211,7 +212,7 @@ def test_the_thread_comes_back_from_a_namespace_whatever_happens_there(elsewhere
     home, there = os.readlink("/proc/thread-self/ns/net"), os.readlink(elsewhere)
     assert home != there
     descriptors = os.listdir("/proc/self/fd")
-    with pytest.raises(RuntimeError), netlink.in_netns(_libnl.load(), elsewhere):
+    with pytest.raises(RuntimeError), netns.in_netns(_libnl.load(), elsewhere):
         assert os.readlink("/proc/thread-self/ns/net") == there
         raise RuntimeError
     assert os.readlink("/proc/thread-self/ns/net") == home
@@ -225,8 +226,9 @@ def test_a_file_that_is_no_namespace_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_timeout_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="timeout_s"):
-        NetlinkTransport(timeout_s=0)
+    for timeout_s in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="timeout_s"):
+            NetlinkTransport(timeout_s=timeout_s)
 
 
 @given(st.binary(max_size=100))
@@ -321,3 +323,94 @@ def test_sequence_numbers_begin_anew_before_they_run_over(transport: NetlinkTran
     transport._sequence = 0xFFFFFFFF - 2
     assert transport.reserve(2) == 0xFFFFFFFE
     assert transport.reserve(1) == 1
+
+
+def test_a_dump_that_was_left_does_not_hinder_the_next(
+    silent: tuple[NetlinkTransport, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel begins no second dump on a socket before the first was read to its end (EBUSY)."""
+    transport, kernel = silent
+    family, before = transport._family, transport._sequence
+
+    def answered(_message: bytes) -> None:
+        sequence = transport._sequence
+        if sequence == before + 1:
+            kernel.send(_answer(family, before, b"\0\0\0\0old!") + _error(sequence, errno.EBUSY))
+            kernel.send(_answer(family, before, b"\0\0\0\0old!") + _done(before))
+        else:
+            kernel.send(_answer(family, sequence, b"\0\0\0\0new!") + _done(sequence))
+
+    monkeypatch.setattr(transport, "_send", answered)
+    assert dumped(transport) == [b"new!"]
+
+
+def test_a_batch_as_long_as_the_transport_says_is_sent_and_a_longer_one_is_not(transport: NetlinkTransport) -> None:
+    for more, code in ((0, errno.EOPNOTSUPP), (4, errno.EMSGSIZE)):
+        first = transport.reserve(1)
+        filling = framing.request(99, bytes((transport.longest & ~3) - 40 + more), 0, transport.family, 0, 0)  # no request
+        batch = bytearray(filling + framing.request(99, b"", 5, transport.family, first, 0))
+        assert transport.send(memoryview(batch), first, 1) == [(0, code)]
+
+
+def test_a_batch_keeps_its_failures_when_the_family_cannot_be_resolved(
+    transport: NetlinkTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> int:
+        raise IPVSError("open", errno.EAGAIN, "IPVS")
+
+    monkeypatch.setattr(transport, "_resolve", refused)
+    first = transport.reserve(1)
+    batch = bytearray(framing.request(CTRL_CMD_GETFAMILY, _name("nosuchfamily"), 5, transport.family, first, 0))
+    assert transport.send(memoryview(batch), first, 1) == [(0, errno.ENOENT)]
+
+
+ASK = [dumped, lambda transport: transport.exchange(CTRL_CMD_GETFAMILY, b"")]
+
+
+@pytest.mark.parametrize("ask", ASK)
+def test_a_signal_amid_sending_sends_again(
+    transport: NetlinkTransport, monkeypatch: pytest.MonkeyPatch, ask: Callable[[NetlinkTransport], list[bytes]]
+) -> None:
+    send, interrupted = transport._lib.nl_sendto, [errno.EINTR]
+
+    def sending(*arguments: object) -> int:
+        if interrupted:
+            raise _libnl.NlError("nl_sendto", 4, interrupted.pop())
+        return int(send(*arguments))
+
+    monkeypatch.setattr(transport._lib, "nl_sendto", sending)
+    with contextlib.suppress(KernelError):  # the exchange names no family
+        assert ask(transport)
+    assert not interrupted
+
+
+@pytest.mark.parametrize("ask", ASK)
+def test_a_signal_amid_receiving_receives_again(
+    silent: tuple[NetlinkTransport, socket.socket], ask: Callable[[NetlinkTransport], list[bytes]]
+) -> None:
+    transport, kernel = silent
+    calls: list[int] = []
+
+    def handler(number: int, _frame: object) -> None:
+        calls.append(number)
+        sequence = transport._sequence
+        kernel.send(_answer(transport._family, sequence, b"\0\0\0\0new!") + _done(sequence))
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert ask(transport) == [b"new!"]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert calls == [signal.SIGALRM]
+
+
+@pytest.mark.parametrize("ask", ASK)
+def test_a_garbled_answer_is_a_decode_error(
+    silent: tuple[NetlinkTransport, socket.socket], ask: Callable[[NetlinkTransport], list[bytes]]
+) -> None:
+    transport, kernel = silent
+    kernel.send(b"\xff" * 20)
+    with pytest.raises(DecodeError, match="byte"):
+        ask(transport)

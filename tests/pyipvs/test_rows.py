@@ -142,3 +142,48 @@ def test_any_bytes_are_rows_or_raise_decode_error(data: bytes) -> None:
     whole = struct.pack("=IHHIIBBH", 20 + len(data), 28, 0, 1, 0, 5, 1, 0) + data
     with contextlib.suppress(DecodeError):
         rows.Reader().rows(memoryview(whole), Family.INET)
+
+
+def test_a_kernel_whose_family_has_another_number_is_read_as_quickly() -> None:
+    """After ip_vs was unloaded and loaded again."""
+    one = message(Destination("10.0.0.2", 80, 3), dict.fromkeys((attr.field for attr in wire.STATS64), 7))
+    other = bytearray(one)
+    other[4] += 1
+    tables = {"": wire.COMMAND, "destination": wire.DESTINATION, "stats64": wire.STATS64}
+    assert Layout(one, tables, rows.FIELDS).rows(memoryview(one + bytes(other))) is not None
+
+
+def test_attributes_of_a_newer_kernel_are_skipped_at_every_level() -> None:
+    new = struct.pack("=HHI", 8, 99, 7)
+    values = {"address": bytes([10, 0, 0, 2]) + bytes(12), "port": 80, "method": 0, "weight": 5, "family": 2}
+    of_destination = wire.pack(wire.DESTINATION, values)
+    keyed = wire.key_values(KEY) | {"scheduler": "rr", "flags": (2, 2**32 - 1), "netmask": 2**32 - 1}
+    of_service = wire.pack(wire.SERVICE, keyed)
+    for level in range(3):
+        before, after = (new if level == number else b"" for number in (0, 1))
+        data = wire.pack(wire.COMMAND, {"destination": before + of_destination + after}) + (new if level == 2 else b"")
+        for fields in (rows.FIELDS, rows.CONFIGURED):
+            (row,) = rows.Reader().rows(memoryview(request(5, data, 0, 28, 1, 0)), Family.INET, fields)
+            assert rows.destination(row) == Destination("10.0.0.2", 80, 5)
+        data = (new if level == 2 else b"") + wire.pack(wire.COMMAND, {"service": before + of_service + after})
+        (status,) = rows.Reader().services(memoryview(request(1, data, 0, 28, 1, 0)))
+        assert (status.service.key, status.service.scheduler) == (KEY, "rr")
+
+
+@pytest.mark.parametrize("missing", ["weight", "method"])
+def test_a_destination_without_what_every_kernel_sends_is_a_decode_error(missing: str) -> None:
+    values = {"address": bytes(16), "port": 80, "method": 0, "weight": 5, "family": 2}
+    del values[missing]
+    data = request(5, wire.pack(wire.COMMAND, {"destination": wire.pack(wire.DESTINATION, values)}), 0, 28, 1, 0)
+    for fields in (rows.FIELDS, rows.CONFIGURED):
+        with pytest.raises(DecodeError, match=missing):
+            rows.Reader().rows(memoryview(data), Family.INET, fields)
+
+
+@pytest.mark.parametrize("missing", ["scheduler", "flags"])
+def test_a_service_without_what_every_kernel_sends_is_a_decode_error(missing: str) -> None:
+    values = wire.key_values(KEY) | {"scheduler": "rr", "flags": (2, 2**32 - 1)}
+    del values[missing]
+    data = request(1, wire.pack(wire.COMMAND, {"service": wire.pack(wire.SERVICE, values)}), 0, 28, 1, 0)
+    with pytest.raises(DecodeError, match=missing):
+        list(rows.Reader().services(memoryview(data)))

@@ -6,8 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyipvs import IPVS, AddDestination, DeleteService, Destination, Ruleset, Service, ServiceKey, UpdateDestination, diff
+from pyipvs import (
+    IPVS,
+    AddDestination,
+    DeleteService,
+    Destination,
+    Family,
+    Protocol,
+    Ruleset,
+    Service,
+    ServiceKey,
+    Tunnel,
+    UpdateDestination,
+    diff,
+)
+from pyipvs.ruleset import Entry
 from pyipvs.testing import FakeKernel
+from pyipvs.wire import trusted
 
 WEB, DNS = Service(ServiceKey.parse("tcp/10.0.0.1:80"), "rr"), Service(ServiceKey.parse("udp/[fd00::1]:53"), "wlc")
 A, B, C = (Destination(f"10.0.0.{number}", 80) for number in (11, 12, 13))
@@ -86,3 +101,35 @@ def test_entries_are_looked_up_by_key_or_text() -> None:
     assert "tcp/10.0.0.9:80" not in table
     with pytest.raises(ValueError, match="snapshot"):
         _ = entry.status
+
+
+def test_destinations_go_in_the_order_in_which_they_stand() -> None:
+    """Of a set they would go in another one in each process."""
+    every = [Destination(f"10.0.0.{number}", 80) for number in range(1, 30)]
+    assert [change.destination for change in diff(Ruleset([(WEB, every)]), Ruleset([(WEB, [])]))] == every
+
+
+def test_what_has_no_effect_makes_no_difference() -> None:
+    """A saved table leaves it out."""
+    old = Ruleset(
+        [(Service(WEB.key, "rr", netmask=24), [Destination("10.0.0.11", 80, 1, "tunnel", tunnel=Tunnel("ipip", 0, 1))])]
+    )
+    assert diff(old, Ruleset.parse(old.text())) == []
+    assert old == Ruleset.parse(old.text())
+    gre = Ruleset([(old[WEB.key].service, [Destination("10.0.0.11", 80, 1, "tunnel", tunnel=Tunnel("gre", 0, 1))])])
+    assert len(diff(old, gre)) == 1 and old != gre
+
+
+def test_a_table_with_what_ipvsadm_has_no_words_for_prints_all_the_same() -> None:
+    key = trusted(ServiceKey, Protocol.seen(1), "10.0.0.1", 80, None, Family.INET, bytes(16))
+    odd = trusted(Service, key, "rr", 0, 0, 32, None)
+    table = Ruleset.of([Entry(WEB, None, []), Entry(odd, None, [])])
+    assert "-A -t 10.0.0.1:80 -s rr" in repr(table) and "# service 1/10.0.0.1:80" in repr(table)
+    with pytest.raises(ValueError, match="protocol 1"):
+        table.text()
+
+
+def test_a_text_that_names_no_service_is_not_in_a_table() -> None:
+    assert "garbage" not in Ruleset() and Ruleset().get("garbage") is None
+    with pytest.raises(KeyError, match="garbage"):
+        Ruleset()["garbage"]

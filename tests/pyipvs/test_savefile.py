@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pyipvs import Destination, Family, ForwardingMethod, Protocol, Service, ServiceFlags, ServiceKey, Tunnel, TunnelType
 from pyipvs.model import check_pair
 from pyipvs.savefile import SaveFileError, parse, render
-from tests.pyipvs.strategies import destinations, services
+from tests.pyipvs.strategies import allowed, destinations, services
 
 ROUTE, TUNNEL, NAT = ForwardingMethod.ROUTE, ForwardingMethod.TUNNEL, ForwardingMethod.NAT
 BYPASS, LOCAL = ForwardingMethod.BYPASS, ForwardingMethod.LOCAL
@@ -241,8 +241,8 @@ RENDERED_DESTINATIONS = [
         "10.0.0.2:80 -i -w 1 -x 9 -y 5 --tun-type gre --tun-csum",
     ),
     (
-        Destination("10.0.0.2", 80, 1, TUNNEL, tunnel=Tunnel(GRE, 0, 3)),
-        "10.0.0.2:80 -i -w 1 --tun-type gre --tun-csum --tun-remcsum",
+        Destination("10.0.0.2", 80, 1, TUNNEL, tunnel=Tunnel(GUE, 6080, 3)),
+        "10.0.0.2:80 -i -w 1 --tun-type gue --tun-port 6080 --tun-csum --tun-remcsum",
     ),
     (Destination("10.0.0.2", 80, upper_threshold=9), "10.0.0.2:80 -m -w 1 -x 9"),  # ipvsadm leaves thresholds out
 ]
@@ -305,7 +305,9 @@ def _possible(key: ServiceKey, rows: Iterable[Destination]) -> list[Destination]
 
 
 SCHEDULED = st.builds(
-    lambda service, scheduler, flags: replace(service, scheduler=scheduler or service.scheduler, flags=flags),
+    lambda service, scheduler, flags: replace(
+        service, scheduler=scheduler or service.scheduler, flags=allowed(service.key, flags)
+    ),
     services(),
     st.sampled_from(["", "sh", "mh", "rr"]),
     st.integers(0, 15).map(lambda bits: ServiceFlags(bits << 2)),

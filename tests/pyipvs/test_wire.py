@@ -14,6 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pyipvs import (
+    Daemon,
+    DaemonState,
     DecodeError,
     Destination,
     DestinationStatus,
@@ -68,12 +70,12 @@ def test_a_firewall_mark_in_bytes() -> None:
 
 @little_endian
 def test_a_service_in_bytes() -> None:
-    service = Service(WEB, "rr", ServiceFlags.ONE_PACKET, 300, 24, "sip")
+    service = Service(WEB, "rr", ServiceFlags.SCHED1, 300, 24, "sip")
     assert wire.encode_service(service).hex() == (
         "5c000180" + WEB_BYTES[8:] +
         "07000600" "72720000"  # SCHED_NAME: rr and NUL
         "08000b00" "73697000"  # PE_NAME: sip and NUL
-        "0c000700" "05000000" "3d000000"  # FLAGS: PERSISTENT | ONEPACKET, of the five that we set
+        "0c000700" "09000000" "3d000000"  # FLAGS: PERSISTENT | SCHED1, of the five that we set
         "08000800" "2c010000"  # TIMEOUT: 300 s
         "08000900" "ffffff00"  # NETMASK: 255.255.255.0 in network order
     )  # fmt: skip
@@ -144,14 +146,14 @@ COUNTERS = st.fixed_dictionaries({attr.field: st.integers(0, 2**64 - 1) for attr
 def test_counters_are_read_in_full_width(counters: dict[str, int]) -> None:
     wrong = wire.pack(wire.STATS, dict.fromkeys(counters, 1))
     right = wire.pack(wire.STATS64, counters)
-    values = wire.destination_key("10.0.0.2", 80) | {"method": 0, "stats": wrong, "stats64": right}
+    values = wire.destination_key("10.0.0.2", 80) | {"method": 0, "weight": 1, "stats": wrong, "stats64": right}
     message = wire.pack(wire.COMMAND, {"destination": wire.pack(wire.DESTINATION, values)})
     assert decode_destination(message, Family.INET).stats == Stats(**counters)
 
 
 def test_counters_of_a_kernel_without_the_wide_ones_are_read_too() -> None:
     stats = wire.pack(wire.STATS, {"connections": 3, "bytes_in": 2**40})
-    values = wire.destination_key("10.0.0.2", 80) | {"method": 0, "stats": stats}
+    values = wire.destination_key("10.0.0.2", 80) | {"method": 0, "weight": 1, "stats": stats}
     message = wire.pack(wire.COMMAND, {"destination": wire.pack(wire.DESTINATION, values)})
     assert decode_destination(message, Family.INET).stats == Stats(connections=3, bytes_in=2**40)
 
@@ -170,7 +172,7 @@ def test_the_flag_of_nested_attributes_may_be_missing_as_in_the_kernels_answers(
 
 
 def test_the_family_of_the_service_stands_in_for_a_destinations() -> None:
-    values = {"address": b"\x0a\0\0\2", "port": 80, "method": 0}
+    values = {"address": b"\x0a\0\0\2", "port": 80, "method": 0, "weight": 1}
     message = wire.pack(wire.COMMAND, {"destination": wire.pack(wire.DESTINATION, values)})
     assert decode_destination(message, Family.INET).destination.key == ("10.0.0.2", 80)
 
@@ -179,7 +181,7 @@ def test_oddities_that_other_programs_made_are_shown_by_number() -> None:
     odd = wire.key_values(WEB) | {"protocol": 1, "netmask": 0, "flags": (0, 0), "scheduler": "rr"}
     message = wire.pack(wire.COMMAND, {"service": wire.pack(wire.SERVICE, odd)})
     assert str(wire.decode_service(message).service.key) == "1/10.0.0.1:80"
-    values = wire.destination_key("10.0.0.2", 80) | {"method": 7}
+    values = wire.destination_key("10.0.0.2", 80) | {"method": 7, "weight": 1}
     message = wire.pack(wire.COMMAND, {"destination": wire.pack(wire.DESTINATION, values)})
     assert str(decode_destination(message, Family.INET).destination.method) == "7"
 
@@ -209,7 +211,7 @@ def test_a_bad_service_is_a_decode_error(bad: str) -> None:
 
 
 def test_an_address_too_short_for_its_family_is_a_decode_error() -> None:
-    others = wire.pack(wire.DESTINATION, {"port": 80, "method": 0})
+    others = wire.pack(wire.DESTINATION, {"port": 80, "method": 0, "weight": 1})
     message = wire.pack(wire.COMMAND, {"destination": _attribute(1, b"\x0a\0") + others})
     with pytest.raises(DecodeError, match="address of 2 bytes"):
         decode_destination(message, Family.INET)
@@ -229,6 +231,27 @@ def test_any_bytes_decode_to_a_value_or_raise_decode_error(data: bytes) -> None:
         lambda data: decode_destination(data, Family.INET6),
         wire.decode_timeouts,
         wire.decode_info,
+        daemons.decode,
     ):
         with contextlib.suppress(DecodeError):
             repr(decode(data))
+
+
+def _chosen(low: int, high: int) -> st.SearchStrategy[int | None]:
+    return st.none() | st.integers(low, high)
+
+
+@given(
+    st.sampled_from(DaemonState),
+    st.from_regex(r"[a-z0-9.-]{1,15}", fullmatch=True),
+    st.integers(0, 255),
+    _chosen(1, 65535),
+    st.none() | st.ip_addresses(network="224.0.0.0/4").map(str) | st.ip_addresses(network="ff00::/8").map(str),
+    _chosen(1, 65535),
+    _chosen(1, 255),
+)
+def test_a_daemon_survives_encoding_and_decoding(
+    state: DaemonState, name: str, sync_id: int, length: int | None, group: str | None, port: int | None, ttl: int | None
+) -> None:
+    daemon = Daemon(state, name, sync_id, length, group, port, ttl)
+    assert daemons.decode(daemons.encode(daemon)) == daemon

@@ -72,3 +72,10 @@ def test_a_full_buffer_ends_the_part() -> None:
     assert count == 1000
     assert size <= len(writer.buffer)
     assert writer.write([AddDestination(key, destination)] * 10, 4, 28, 1)[0] == 4
+
+
+def test_a_small_send_buffer_makes_small_parts() -> None:
+    key, destination = ServiceKey.parse("tcp/10.0.0.1:80"), Destination("10.0.0.2", 80)
+    writer = Writer(4576)  # of the smallest SO_SNDBUF that the kernel allows
+    count, size = writer.write([AddDestination(key, destination)] * 3000, 3000, 28, 1)
+    assert 0 < count < 3000 and size <= 4576
