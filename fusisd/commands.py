@@ -107,7 +107,7 @@ class SetGlobals:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Change nothing in the kernel for so many seconds, whatever is wanted or found there; 0 ends a pause."""
+    """Change nothing in the kernel or on the host for so many seconds, whatever is wanted or found there; 0 ends a pause."""
 
     seconds: float
 

@@ -100,7 +100,10 @@ class Committer:
         command = await self._door.prepared(command, self._intent)
         answer: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait(Waiting(command, who, answer))
-        return await answer
+        try:
+            return await answer
+        finally:
+            self._door.answered(command)
 
     def gone(self, keys: Iterable[ServiceKey]) -> None:
         """Give up the ownership of services that are no longer in the kernel."""
@@ -167,6 +170,7 @@ class Committer:
             notes.take(batch.notes, command, before, self._owner().target, self._clock())
             notes.drains_after(batch.drains, batch.notes, command, after, self._clock())
             batch.accepted.append(waiting)
+        notes.keep_wanted(batch.notes, batch.intent)
         return batch
 
     def _write(self, change: Change, taken: Notes, claimed: dict[ServiceKey, str]) -> int:

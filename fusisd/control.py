@@ -246,10 +246,11 @@ class Control:
         until_s = now_s + TURN_BUDGET_S if until_s is None else until_s
         self._touched |= self._targets.due(now_s)
         self._build(now_s, until_s)
-        self._set_timeouts()
         left = self._apply(stamps, now_s, until_s)
+        if now_s >= self._paused_until_s:
+            self._set_timeouts()
+            self._tell_host()
         self._tell_checks()
-        self._tell_host()
         self._tell_drained(now_s)
         self._keep_memory()
         self._publish(now_s)

@@ -42,6 +42,8 @@ class Door:
             return command
         service = command.service
         known = intent.services.get(service.name)
+        if isinstance(command, UpdateService):
+            state.service_named(intent, service.name)
         if service.key.address in ANY.values():
             return replace(command, service=await self._allocated(service, known, intent))
         if known is not None and known.key.address == service.key.address:
@@ -49,6 +51,11 @@ class Door:
         if service.vip_managed and (address := service.key.address) is not None and address not in self._control.vips:
             await self._check_wire(address)
         return command
+
+    def answered(self, command: Command) -> None:
+        """The command is committed, or refused: an address that was kept for it is free for others."""
+        if isinstance(command, AddService | UpdateService) and command.service.key.address is not None:
+            self._promised.discard(command.service.key.address)
 
     def check(self, command: Command, intent: Intent) -> Command:
         """What only the owner of the kernel knows; the command, an adoption with what it found. Raises Refused."""
@@ -104,12 +111,15 @@ class Door:
             return _at(service, known.key.address)
         taken = {other.key.address for other in intent.services.values()} | self._promised | await self._own()
         for tried, address in enumerate(free(intent.ranges, family, taken), 1):
-            self._promised.add(address)
+            self._promised.add(address)  # until the command is answered: somebody else may ask meanwhile
             try:
-                if not await self._answer(address):
-                    return _at(service, address)
-            finally:
+                in_use = await self._answer(address)
+            except BaseException:
                 self._promised.discard(address)
+                raise
+            if not in_use:
+                return _at(service, address)
+            self._promised.discard(address)
             if tried == TRIES:
                 raise Unavailable(f"the first {TRIES} free addresses of the VIP ranges all answer on the wire")
         raise Unavailable("no VIP is free: give an address, or add a range" if intent.ranges else "there is no VIP range")

@@ -66,13 +66,25 @@ def _wanted(service: Service | None, command: Command) -> dict[DrainKey, float |
         return {}
     wanted: dict[DrainKey, float | None] = {(service.name, excluded): None for excluded in service.excluded}
     if isinstance(command, DeleteDestination) and command.name in service.excluded:
-        wanted[service.name, command.name] = command.drain_s
+        if command.drain_s is None:
+            del wanted[service.name, command.name]  # now: cut, even if it drains already
+        else:
+            wanted[service.name, command.name] = command.drain_s
     if service.drain_s is not None:
         wanted[service.name, None] = service.drain_s
     for destination in service.destinations.values():
         if destination.drain_s is not None:
             wanted[service.name, destination.name] = destination.drain_s
     return wanted
+
+
+def keep_wanted(notes: Notes, after: Intent) -> None:
+    """Of what was released, let go of nothing that a later command of the same commit wants again."""
+    keys = {service.key for service in after.services.values()}
+    notes.let_go -= keys
+    for kind, still in (("service", {str(key) for key in keys}), ("vip", {str(key.address) for key in keys})):
+        if kind in notes.releases:
+            notes.releases[kind] = [key for key in notes.releases[kind] if key not in still]
 
 
 def _release(notes: Notes, before: Intent, name: str, target: Target) -> None:

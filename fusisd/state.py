@@ -159,7 +159,7 @@ def _blamed(sentence: str, fields: Iterable[str], otherwise: str) -> str:
 
 
 def _add_service(intent: Intent, service: Service) -> Intent:
-    _checked_service(service)
+    service = replace(_checked_service(service), drain_s=None)
     existing = intent.services.get(service.name)
     if existing is not None and existing.drain_s is None:
         if settings(existing) != settings(service):
@@ -232,6 +232,7 @@ def _checked_drain(drain_s: float | None) -> float | None:
 
 
 def _add_destination(service: Service, destination: Destination) -> Service:
+    destination = replace(destination, drain_s=None)
     existing = service.destinations.get(destination.name)
     if existing == destination:
         return service

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fusisd.bridge import Bridge
-from fusisd.commands import AddDestination, AddService, DeleteDestination, DeleteService
+from fusisd.commands import AddDestination, AddService, DeleteDestination, DeleteService, Release, SetGlobals
 from fusisd.committer import Committer
 from fusisd.door import Door
 from fusisd.errors import Conflict, NotFound, StoreError, Unavailable
@@ -167,5 +167,45 @@ def test_threads_read_and_write_through_the_bridge_and_are_refused_after_its_end
         with pytest.raises(Unavailable, match="stopping"):
             await asyncio.to_thread(w.bridge.submit, DeleteService("web"), "test")
         assert [view.name for view in (await asyncio.to_thread(w.bridge.snapshot)).services] == ["web", ""]
+
+    whole.run(scenario)
+
+
+def test_a_service_released_and_added_again_in_one_commit_is_ours(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        await w.committer.submit(AddService(web()), "test")
+        await asyncio.gather(
+            w.committer.submit(Release("web"), "test"), w.committer.submit(AddService(web()), "test")
+        )
+        assert w.daemon.control.owned == {WEB_KEY}
+        assert await w.call(w.local.owned, "service") == {str(WEB_KEY): "web"}
+
+    whole.run(scenario)
+
+
+def test_each_that_asks_at_once_gets_an_address_of_its_own(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        await w.committer.submit(AddService(web()), "test")
+        await w.committer.submit(SetGlobals(ranges=("10.0.1.0/29",)), "test")
+        w.daemon.host.neighbours["10.0.1.2"] = "02:00:00:00:00:01"
+        asked = [web(f"s{n}", f"tcp/0.0.0.0:{80 + n % 2}") for n in range(4)]
+        await asyncio.gather(*(w.committer.submit(AddService(service), "test") for service in asked))
+        given = {service.key.address for name, service in w.daemon.control.intent.services.items() if name != "web"}
+        assert given == {"10.0.1.1", "10.0.1.3", "10.0.1.4", "10.0.1.5"}
+        again = await w.committer.submit(AddService(asked[0]), "test")
+        assert len(again.services) == 5
+
+    whole.run(scenario)
+
+
+def test_now_cuts_what_serf_brought_even_while_it_drains(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        await w.committer.submit(AddService(web()), "test")
+        w.daemon.control.enter(MembersSeen((member(1),)))
+        await asyncio.sleep(0)
+        await w.committer.submit(DeleteDestination("web", "rs1", 60.0), "test")
+        assert list(await w.call(w.local.owned, "drain"))
+        await w.committer.submit(DeleteDestination("web", "rs1"), "test")
+        assert await w.call(w.local.owned, "drain") == {}
 
     whole.run(scenario)
