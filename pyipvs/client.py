@@ -52,6 +52,7 @@ from pyipvs.watch import Sample, samples
 from pyipvs.writer import Writer, name_service
 
 T = TypeVar("T")
+_SURELY_WHOLE = 40  # destinations: half of what one message of a list holds (80, measured on Linux 6.1)
 Progress = Callable[[int, int], None]
 
 
@@ -116,8 +117,8 @@ class IPVS:
         """The destinations of a service, newest first. Raises ServiceNotFound.
 
         More than about 80 come in several messages; when another program changes the service meanwhile, some
-        may be missing or seen twice (the kernel pages by position). An empty list takes a second request,
-        because the kernel gives one for a service that is not there.
+        may be missing or seen twice (the kernel pages by position). When there are none, or more than 40, a second
+        request asks whether the service is there: the kernel's list just ends when it is not.
         """
         return DestinationList(self._rows(key_of(key), rows.FIELDS))
 
@@ -284,13 +285,13 @@ class IPVS:
         """The destinations of a service. Raises ServiceNotFound.
 
         A service that is not there, or that goes between two parts, ends the list without an error
-        (ip_vs_genl_dump_dests looks it up for each part): one part is all or nothing, and after others we ask.
+        (ip_vs_genl_dump_dests looks it up for each part): then a first part that was the last looks as one that is all.
         """
         read = partial(self._reader.rows, family=key.family, fields=fields)
-        parts = self._dump(Command.GET_DEST, "list destinations of", read, key, name_service(key))
-        if len(parts) != 1:
+        found = rows.joined(parts := self._dump(Command.GET_DEST, "list destinations of", read, key, name_service(key)))
+        if len(parts) != 1 or len(found) > _SURELY_WHOLE:
             self._service(key)
-        return rows.joined(parts)
+        return found
 
     def _service(self, key: ServiceKey) -> bytes:
         """The kernel's answer about one service. Raises ServiceNotFound."""

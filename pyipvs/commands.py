@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -104,8 +105,29 @@ def save(opened: Opener, options: Namespace) -> int:
     if options.file == "-":
         sys.stdout.write(text)
     else:
-        Path(options.file).write_text(text, "utf-8")
+        _write(Path(options.file), text)
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is whole or, when that fails, what it was; what is no file (/dev/stdout) is written to."""
+    place = path.resolve()
+    if place.exists() and not place.is_file():
+        place.write_text(text, "utf-8")
+        return
+    part = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        with part.open("x", encoding="utf-8") as file:
+            if place.exists():
+                os.fchmod(file.fileno(), place.stat().st_mode & 0o7777)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(place)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def restore(opened: Opener, options: Namespace) -> int:

@@ -221,11 +221,16 @@ class ServiceKey:
         return (0, self.family, self.packed, self.port, self.protocol)
 
 
+def flags_in_effect(key: ServiceKey, flags: ServiceFlags) -> ServiceFlags:
+    """Without ONE_PACKET where it has none: ip_vs_schedule in ip_vs_core.c heeds it for UDP alone."""
+    return flags if key.protocol in (None, Protocol.UDP) else flags & ~ServiceFlags.ONE_PACKET
+
+
 def _check_flags(flags: int, key: ServiceKey) -> None:
     """Raise ValueError for flags that a caller cannot set: the kernel drops them, or takes them for its own."""
     if not isinstance(flags, int) or flags & ~_SETTABLE:  # a negative number has all the upper bits
         raise ValueError(f"flags {flags!r} must be made of ServiceFlags: of 0x{_SETTABLE:x}")
-    if flags & ServiceFlags.ONE_PACKET and key.protocol not in (None, Protocol.UDP):
+    if flags_in_effect(key, ServiceFlags(flags)) != flags:
         raise ValueError(f"flag ONE_PACKET is for udp and firewall marks, not {key.protocol}")
 
 

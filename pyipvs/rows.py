@@ -51,7 +51,9 @@ _CONNECTIONS = ("active", "inactive", "persistent")
 CONFIGURED = (*_SETTINGS, "family")
 FIELDS = (*_SETTINGS, *_CONNECTIONS, "family", *(attr.field for attr in STATS64))  # as the kernel sends them
 _FAMILY = FIELDS.index("family")
-_TYPE, _FLAGS = CONFIGURED.index("tunnel_type"), CONFIGURED.index("tunnel_flags")
+_METHOD = CONFIGURED.index("method")
+_TUNNEL_AT = slice(CONFIGURED.index("tunnel_type"), CONFIGURED.index("tunnel_flags") + 1)
+_HEEDED = {TunnelType.IPIP: 0, TunnelType.GUE: 3, TunnelType.GRE: 1}  # checksum flags
 _CONFIGURED_OF = itemgetter(*map(FIELDS.index, CONFIGURED))
 _COUNTERS = tuple(attr.field for attr in STATS64)
 _SERVICE_FIELDS = frozenset(attr.field for attr in (*SERVICE, *STATS64)) - {"stats", "stats64"}
@@ -179,9 +181,14 @@ def place(row: Row) -> Row:
 
 
 def effective(row: Row) -> Row:
-    """A row of CONFIGURED without the checksum flags of ipip, which has none (ip_vs_tunnel_xmit looks at those of gue and
-    gre)."""
-    return (*row[:_FLAGS], 0, *row[_FLAGS + 1 :]) if row[_TYPE] == TunnelType.IPIP else row
+    """A row of CONFIGURED without the settings of a tunnel that have no effect, which a saved table does not have: those of
+    another method, the port of all but gue, flags that the type does not heed (ip_vs_tunnel_xmit in ip_vs_xmit.c)."""
+    kind, port, flags = row[_TUNNEL_AT]
+    if row[_METHOD] & FWD_MASK != ForwardingMethod.TUNNEL:
+        kind, port, flags = 0, 0, 0
+    elif kind in _HEEDED:
+        port, flags = port if kind == TunnelType.GUE else 0, flags & _HEEDED[kind]
+    return (*row[: _TUNNEL_AT.start], kind, port, flags, *row[_TUNNEL_AT.stop :])
 
 
 def destination(row: Row) -> Destination:

@@ -24,7 +24,8 @@ from pyipvs.changes import (
 )
 from pyipvs.layout import Row
 from pyipvs.listing import DestinationList
-from pyipvs.model import Destination, Service, ServiceKey, Stats
+from pyipvs.model import Destination, Service, ServiceKey, Stats, flags_in_effect
+from pyipvs.wire import trusted
 
 _Found = dict[Row, Row]  # by rows.place
 
@@ -138,8 +139,9 @@ def _shown(entry: Entry) -> str:
 
 def _effective(service: Service) -> tuple[object, ...]:
     """A service's configuration; the netmask groups clients for persistence, and without it means nothing."""
+    flags = flags_in_effect(service.key, service.flags)
     netmask = service.netmask if service.persistence_s else None
-    return service.key, service.scheduler, service.flags, service.persistence_s, netmask, service.persistence_engine
+    return service.key, service.scheduler, flags, service.persistence_s, netmask, service.persistence_engine
 
 
 def diff(old: Mapping[ServiceKey, Entry], new: Mapping[ServiceKey, Entry]) -> ChangeList:
@@ -149,7 +151,7 @@ def diff(old: Mapping[ServiceKey, Entry], new: Mapping[ServiceKey, Entry]) -> Ch
         before = old.get(key)
         if before is None:
             changes.append(AddService(entry.service))
-            changes += [AddDestination(key, destination) for destination in entry.destinations]
+            changes += [trusted(AddDestination, key, destination) for destination in entry.destinations]
         else:
             if _effective(before.service) != _effective(entry.service):
                 changes.append(UpdateService(entry.service))
@@ -159,12 +161,12 @@ def diff(old: Mapping[ServiceKey, Entry], new: Mapping[ServiceKey, Entry]) -> Ch
 
 
 def _between(key: ServiceKey, old: _Found, new: _Found) -> Iterator[Change]:
-    """The changes of one service's destinations."""
+    """The changes of one service's destinations. What callers want was checked, and what a kernel has is a fact."""
     for place, row in new.items():
         if place not in old:
-            yield AddDestination(key, rows.destination(row))
+            yield trusted(AddDestination, key, rows.destination(row))
         elif old[place] != row and rows.effective(old[place]) != rows.effective(row):
-            yield UpdateDestination(key, rows.destination(row))
+            yield trusted(UpdateDestination, key, rows.destination(row))
     for place, row in old.items():
         if place not in new:
             yield DeleteDestination(key, rows.destination(row))

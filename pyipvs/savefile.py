@@ -7,8 +7,8 @@ Read is what ipvsadm 1.31 reads in lines of -A and -a, by the rules of popt(3): 
   - firewall marks from 2^31, which it writes as negative numbers (both are read here);
   - flag-3 of the schedulers sh and mh, for which it writes -b without a value;
   - both tunnel checksum flags at once, for which neither its --save nor its --restore has a form.
-Like ipvsadm it leaves out what has no effect: the netmask of a service that is not persistent, and checksum flags of
-method tunnel with ipip.
+Left out is what has no effect: the netmask of a service that is not persistent, -o but of UDP, and of a tunnel the checksum
+flags with ipip and the remote one with gre.
 Does not: read or write a file or the kernel's table, or look host names up.
 """
 
@@ -32,6 +32,7 @@ from pyipvs.model import (
     TunnelType,
     check_pair,
     family_of,
+    flags_in_effect,
 )
 
 _PERSISTENCE_S = "360"  # IPVS_SVC_PERSISTENT_TIMEOUT in libipvs.h, and measured; the manual says 300
@@ -342,8 +343,7 @@ def render(services: Iterable[tuple[Service, Iterable[Destination]]]) -> str:
 
 
 def _by_address(destination: Destination) -> tuple[Family, bytes, int]:
-    packed = socket.inet_pton(family_of(destination.address), destination.address)
-    return (family_of(destination.address), packed, destination.port)
+    return (destination.family, destination.packed, destination.port)
 
 
 def _service_name(key: ServiceKey) -> str:
@@ -360,7 +360,7 @@ def _service_line(name: str, service: Service) -> str:
         words += ["-p", str(service.persistence_s), *_netmask_words(service)]
     if service.persistence_engine:
         words += ["--pe", service.persistence_engine]
-    if ServiceFlags.ONE_PACKET in service.flags:
+    if ServiceFlags.ONE_PACKET in flags_in_effect(service.key, service.flags):
         words.append("-o")
     own = service.scheduler if service.scheduler in ("sh", "mh") else ""
     named = {flag: text for text, (flag, only_of) in _FLAGS.items() if only_of in ("", own)}  # the own ones come last
@@ -396,5 +396,5 @@ def _tunnel_words(tunnel: Tunnel) -> list[str]:
         return []
     words = ["--tun-type", str(tunnel.type)]
     if tunnel.type is TunnelType.GUE:
-        words += ["--tun-port", str(tunnel.port)]
-    return words if tunnel.type is TunnelType.IPIP else [*words, _CSUM_OPTION[tunnel.flags & 3]]
+        return [*words, "--tun-port", str(tunnel.port), _CSUM_OPTION[tunnel.flags & 3]]
+    return words if tunnel.type is TunnelType.IPIP else [*words, _CSUM_OPTION[tunnel.flags & 1]]

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from pyipvs import IPVS, IPVSError, PermissionDenied, ServiceKey
+from pyipvs import (
+    IPVS,
+    Destination,
+    IPVSError,
+    PermissionDenied,
+    Ruleset,
+    Service,
+    ServiceKey,
+    ServiceNotFound,
+    diff,
+)
 from pyipvs.const import Command
 from pyipvs.writer import name_service
 from tests.lab.netns import unshare_network
 from tests.lab.topology import Host
 from tests.pyipvs.conformance import *  # noqa: F403 - the tests of the contract
-from tests.pyipvs.conformance import DESTINATIONS, SERVICES
+from tests.pyipvs.conformance import DESTINATIONS, SERVICES, WEB
 
 
 def test_ipvsadm_saves_the_table_that_was_made(ipvs: IPVS, netns: Host) -> None:
@@ -155,3 +166,21 @@ def test_a_forked_process_closes_its_copy_and_opens_its_own_and_the_parents_goes
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     ipvs.add_service("tcp/10.0.0.3:80")
     assert len(ipvs.services()) == 3
+
+
+def test_a_service_that_goes_after_the_first_message_of_its_destinations_is_not_found(ipvs: IPVS, netns: Host) -> None:
+    """Between our send, in which the kernel fills one message, and our receive, in which it fills the next."""
+    hosts = [Destination(f"10.0.{number // 250}.{number % 250 + 1}", 80) for number in range(300)]
+    ipvs.apply(diff(Ruleset(), Ruleset([(Service(ServiceKey.parse(WEB), "rr"), hosts)])))
+    buffers = ipvs._transport._buffers
+    receive = buffers.receive
+
+    def late(receiver: socket.socket) -> list[memoryview]:
+        buffers.receive = receive
+        other.delete_service(WEB)
+        return receive(receiver)
+
+    with IPVS(netns=netns.name) as other:
+        buffers.receive = late
+        with pytest.raises(ServiceNotFound):
+            ipvs.destinations(WEB)

@@ -12,6 +12,7 @@ import re
 import select
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 import termios
@@ -221,6 +222,28 @@ def test_save_and_restore(full: Desk, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "stdin", io.StringIO(SAVED))
     full.run("restore -")
     assert full.text() == SAVED
+
+
+def test_save_leaves_a_file_as_it_was_or_makes_it_whole(
+    full: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, link = tmp_path / "table", tmp_path / "link"
+    table.write_text("the old one")
+    table.chmod(0o640)
+    link.symlink_to(table)
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full_disk)
+        assert full.run(f"save {link}", 1) == f"pyipvs: {link}: No space left on device\n"
+    assert table.read_text() == "the old one"
+    full.run(f"save {link}")
+    assert (table.read_text(), stat.S_IMODE(table.stat().st_mode), link.is_symlink()) == (SAVED, 0o640, True)
+    assert {path.name for path in tmp_path.iterdir()} == {"table", "link"}
+    full.run("save /dev/null")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
 def test_what_exists_already_is_told_line_by_line(full: Desk, tmp_path: Path) -> None:

@@ -294,6 +294,28 @@ def test_a_service_that_goes_between_two_parts_of_its_destinations_is_not_found(
     assert len(ipvs.snapshot()) == 0
 
 
+@pytest.mark.parametrize(("count", "more"), [(0, 1), (1, 0), (40, 0), (41, 1)])
+def test_a_list_that_may_have_ended_early_takes_a_second_request(count: int, more: int) -> None:
+    """A service that goes after the first message of its destinations leaves one message, which looks as if it were all."""
+
+    class Asked(FakeKernel):
+        commands: list[int]
+
+        def exchange(self, command: int, attributes: bytes) -> list[bytes]:
+            self.commands.append(command)
+            return super().exchange(command, attributes)
+
+    kernel = Asked()
+    ipvs, kernel.commands = IPVS(transport=kernel), []
+    with ipvs.batch() as batch:
+        batch.add_service(WEB)
+        for port in range(count):
+            batch.add_destination(WEB, f"10.0.0.2:{port}")
+    kernel.commands = []
+    assert len(ipvs.destinations(WEB)) == count
+    assert kernel.commands == [Command.GET_SERVICE] * more
+
+
 def test_an_update_writes_only_what_is_named_whatever_another_program_made(ipvs: IPVS, kernel: FakeKernel) -> None:
     key = ServiceKey.parse(WEB)
     odd = {"scheduler": "rr", "flags": (0x1, 0xFFFFFFFF), "persistence_s": 0, "netmask": 0x00FF00FF}

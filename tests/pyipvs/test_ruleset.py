@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,9 @@ from pyipvs import (
     Tunnel,
     UpdateDestination,
     diff,
+    wire,
 )
+from pyipvs.const import Command, SvcFlag
 from pyipvs.ruleset import Entry
 from pyipvs.testing import FakeKernel
 from pyipvs.wire import trusted
@@ -133,3 +137,52 @@ def test_a_text_that_names_no_service_is_not_in_a_table() -> None:
     assert "garbage" not in Ruleset() and Ruleset().get("garbage") is None
     with pytest.raises(KeyError, match="garbage"):
         Ruleset()["garbage"]
+
+
+def made(service: dict[str, Any] | None = None, **destination: Any) -> Ruleset:
+    """The table of another program, whose settings the library would refuse or not write."""
+    kernel = FakeKernel()
+    key = wire.key_values(WEB.key) | (service or {})
+    whole = key | {"scheduler": "rr", "flags": (0, 0), "persistence_s": 0, "netmask": 0xFFFFFFFF} | (service or {})
+    limits = {"upper_threshold": 0, "lower_threshold": 0}
+    there = wire.destination_key("10.0.0.11", 80) | {"method": 0, "weight": 1} | limits | destination
+    packed = wire.pack(wire.SERVICE, key)
+    kernel.exchange(Command.NEW_SERVICE, wire.pack(wire.COMMAND, {"service": wire.pack(wire.SERVICE, whole)}))
+    nested = {"service": packed, "destination": wire.pack(wire.DESTINATION, there)}
+    kernel.exchange(Command.NEW_DEST, wire.pack(wire.COMMAND, nested))
+    with IPVS(transport=kernel) as ipvs:
+        return ipvs.snapshot(statistics=False)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        made({"netmask": 0x00FFFFFF}),
+        made({"netmask": 0}),
+        made({"flags": (SvcFlag.ONEPACKET, 0xFF)}),
+        made({"flags": (SvcFlag.PERSISTENT, 0xFF)}),
+        made(method=2, tunnel_type=0, tunnel_flags=1),
+        made(method=2, tunnel_type=0, tunnel_port=9),
+        made(method=2, tunnel_type=2, tunnel_flags=3),
+        made(method=3, tunnel_type=2),
+    ],
+)
+def test_a_table_and_its_text_are_the_same_whatever_without_effect_is_in_it(table: Ruleset) -> None:
+    saved = Ruleset.parse(table.text())
+    assert saved == table
+    assert diff(table, saved) == diff(saved, table) == []
+
+
+def test_what_has_an_effect_is_seen() -> None:
+    plain = made()
+    others = [made({"flags": (1, 1), "persistence_s": 9}), made(weight=2), made(method=2), made(method=3)]
+    others += [made(method=2, tunnel_type=2), made(method=2, tunnel_type=2, tunnel_flags=1)]
+    for index, other in enumerate(others):
+        assert len(diff(plain, other)) == 1
+        assert [table == other for table in others] == [place == index for place in range(len(others))]
+
+
+def test_what_another_program_does_is_a_difference_however_odd() -> None:
+    before, after = made(method=3, port=81), made(method=3, port=81, weight=0)
+    assert repr(diff(before, after)) == "update destination 10.0.0.11:81 of tcp/10.0.0.1:80 (route, weight 0)"
+    assert repr(diff(Ruleset(), after)).endswith("add destination 10.0.0.11:81 to tcp/10.0.0.1:80 (route, weight 0)")
