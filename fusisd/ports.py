@@ -12,7 +12,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import pyipvs
 from fusisd.commands import Command
-from fusisd.model import CheckTarget, DestinationKey, HostWanted, Intent, Offer, Service
+from fusisd.model import CheckTarget, Destination, DestinationKey, HostWanted, Intent, Offer, Service
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -162,6 +162,10 @@ class DestinationView:
     inactive: int = 0
     drain_left_s: float | None = None
     """Not None while it drains: seconds until it is cut, at the time of the snapshot."""
+    wanted: int | None = None
+    """The weight that it should have in the kernel now; None: it should not be there, or is foreign."""
+    destination: Destination | None = None
+    """What was asked for, by an operator or by a node's tags; None: foreign."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,6 +190,8 @@ def _destination(verdict: Verdict, seen: KernelService | None, now_s: float) -> 
         active=there.active if there is not None else 0,
         inactive=there.inactive if there is not None else 0,
         drain_left_s=None if candidate.drain is None else max(0.0, candidate.drain.until_s - now_s),
+        wanted=verdict.weight,
+        destination=wanted,
     )
 
 
@@ -233,9 +235,18 @@ def _status(known: Known, counts: Counts, now_s: float) -> dict[str, object]:
         "vips": sorted(world.host.vips),
         "external_vips": sorted(world.host.external),
         "revision": world.intent.revision,
-        "drains": [_drain(service, name, drain, now_s) for (service, name), drain in world.drains.items()],
+        "drains": [_drain(*key, drain, now_s) for key, drain in world.drains.items() if _still_drains(known, *key)],
         **counts.shown(),
     }
+
+
+def _still_drains(known: Known, service: str, name: str | None) -> bool:
+    """Whether there is something left of it: the row of an excluded destination stays as long as the exclusion does."""
+    intent = known.world.intent.services.get(service)
+    built = known.target.services.get(intent.key) if intent is not None else None
+    if built is None or name is None:
+        return built is not None and not built.over
+    return any(row.state == "draining" and row.candidate.destination.name == name for row in built.verdicts)
 
 
 def _drain(service: str, name: str | None, drain: Drain, now_s: float) -> dict[str, object]:

@@ -14,7 +14,10 @@ import pytest
 
 import pyipvs
 from fusisd.health.states import diagram
+from fusisd.web.v1.services import Services
+from fusisd.web.v1.table import Table
 from pyipvs import cli
+from tests.fusisd.web_helpers import MemoryCore
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -26,9 +29,12 @@ def usage(module: str, *words: str) -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-@pytest.mark.parametrize(
-    "words", [("fusisd",), ("fusisd.agent",), ("fusisd.ctl",), ("fusisd.ctl", "join-command"), ("fusisd.ctl", "status")]
-)
+CTL = ("status", "services", "why", "drain", "undrain", "drains", "adopt", "release", "pause", "settings", "export")
+CTL += ("import", "join-command", "service add", "service edit", "service delete", "destination add", "destination edit")
+PROGRAMS = [("fusisd",), ("fusisd.agent",), ("fusisd.ctl",), *(("fusisd.ctl", *words.split()) for words in CTL)]
+
+
+@pytest.mark.parametrize("words", PROGRAMS, ids=" ".join)
 def test_every_option_is_in_the_documents(words: tuple[str, ...]) -> None:
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", usage(*words))) - {"--help"}
     assert {option for option in options if f"`{option}" not in DOCS} == set()
@@ -55,6 +61,14 @@ def test_every_command_and_option_of_pyipvs_is_in_its_row() -> None:
         assert rows, command
         everywhere = option == "--netns" or command == "pyipvs"
         assert option in section if everywhere else any(not option or f"`{option}" in row for row in rows), (command, option)
+
+
+def test_every_route_of_the_native_api_is_in_its_document() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    core = MemoryCore()
+    for method, path, _ in [*Services(core).routes(), *Table(core, float).routes()]:
+        shown = re.sub("<[a-z]+>", "{name}", path)
+        assert re.search(rf"`{method}\b[^|]*{re.escape(shown)}`", text), f"{method} {shown}"
 
 
 def test_every_make_target_of_the_readme_exists() -> None:

@@ -30,7 +30,7 @@ STARTERS |= {"create_subprocess_exec", "create_subprocess_shell", "subprocess_ex
 # The agent outlives us, so nothing may wait for it; a script drops its privileges before exec and never outlives its check.
 MAY_START = ("fusisd/serf/supervisor.py", "fusisd/health/script.py")
 MAY_PRINT = ("pyipvs/cli.py", "pyipvs/commands.py")
-MAY_PRINT += ("fusisd/__main__.py", "fusisd/daemon.py", "fusisd/ctl/", "fusisd/agent/")
+MAY_PRINT += ("fusisd/__main__.py", "fusisd/daemon.py", "fusisd/ctl/render.py", "fusisd/agent/")
 SPEAKS_TO_IPVS = ("fusisd/daemon.py", "fusisd/kernel/")  # the daemon makes the handle, the kernel room uses it
 EDGES = ["fusisd/control.py", "fusisd/health/monitor.py", "fusisd/web/app.py"]
 SOFT_LIMIT = 400

@@ -14,8 +14,10 @@ from typing import Any
 
 from fusisd.errors import FusisError
 
-LIMIT_S = 10.0  # longer than fusisd lets a change wait
+LIMIT_S = 5.0
+CHANGE_LIMIT_S = 20.0  # longer than fusisd lets a change wait for the store and the wire
 PORT = 8000
+STRANGER = "what answers there is not fusisd, or one of another version"
 
 
 class CtlError(FusisError):
@@ -30,13 +32,13 @@ class CtlError(FusisError):
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=LIMIT_S)
+    def __init__(self, path: Path, limit_s: float) -> None:
+        super().__init__("localhost", timeout=limit_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(LIMIT_S)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
@@ -51,28 +53,49 @@ class Client:
 
     def get(self, path: str) -> Any:
         """The JSON that a GET answers. Raises CtlError."""
-        return self.ask("GET", path)
+        return self.send("GET", path)
 
-    def ask(self, method: str, path: str, document: object = None) -> Any:
-        """The JSON that such a request answers; `document` is its body, None for none. Raises CtlError."""
-        connection = http.client.HTTPConnection(*self._peer, LIMIT_S) if self._peer else _UnixConnection(self._unix)
-        data = None if document is None else json.dumps(document)
-        headers = self._headers if data is None else {**self._headers, "Content-Type": "application/json"}
+    def get_object(self, path: str, member: str) -> dict[str, Any]:
+        """The object that a GET answers, which has this member when it is fusisd's. Raises CtlError."""
+        answer = self.get(path)
+        if not isinstance(answer, dict) or member not in answer:
+            raise CtlError(STRANGER)
+        return answer
+
+    def get_list(self, path: str) -> list[dict[str, Any]]:
+        """The array that a GET answers. Raises CtlError."""
+        answer = self.get(path)
+        if not isinstance(answer, list):
+            raise CtlError(STRANGER)
+        return answer
+
+    def send(self, method: str, path: str, document: object = None, limit_s: float | None = None) -> Any:
+        """The JSON that a request answers, None when there is none (204). `document` is its body. Raises CtlError."""
+        status, data = self._asked(method, path, document, limit_s)
+        if status == 204:
+            return None
         try:
-            connection.request(method, path, data, headers)
+            body = json.loads(data)
+        except ValueError:
+            raise CtlError(f"what answers at {self._where} is not fusisd") from None
+        if status >= 400:
+            raise CtlError(_refusal(body))
+        return body
+
+    def _asked(self, method: str, path: str, document: object, limit_s: float | None) -> tuple[int, bytes]:
+        limit_s = limit_s or (LIMIT_S if method == "GET" else CHANGE_LIMIT_S)
+        unix = _UnixConnection(self._unix, limit_s)
+        connection = http.client.HTTPConnection(*self._peer, limit_s) if self._peer else unix
+        body = None if document is None else json.dumps(document, separators=(",", ":")).encode("ascii")
+        headers = self._headers if body is None else {**self._headers, "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
-            text = answer.read()
+            return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:
             raise CtlError(f"fusisd does not answer at {self._where}: {self._mended(error)}") from None
         finally:
             connection.close()
-        try:
-            body = json.loads(text)
-        except ValueError:
-            raise CtlError(f"what answers at {self._where} is not fusisd") from None
-        if answer.status >= 400:
-            raise CtlError(_reason(body))
-        return body
 
     def _mended(self, error: Exception) -> str:
         """What went wrong, with what helps."""
@@ -80,13 +103,6 @@ class Client:
             return "you may not use it; run fusisctl as root"
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return f"{why}; is it running there?" if self._peer else f"{why}; is it running? (systemctl status fusisd)"
-
-
-def _reason(body: object) -> str:
-    """What a refusal says: a problem document's detail, or the error of the dialect of 2016."""
-    if isinstance(body, dict):
-        return str(body.get("detail") or body.get("error") or body)
-    return str(body)
 
 
 def _host_and_port(url: str) -> tuple[str, int]:
@@ -98,3 +114,19 @@ def _host_and_port(url: str) -> tuple[str, int]:
     if host is None or parts.scheme != "http" or parts.path not in ("", "/"):
         raise CtlError(f"--url {url!r} must be http://HOST[:PORT]", 2)
     return host, port
+
+
+def place(service: str, destination: str | None = None) -> str:
+    """The path of a service, or of one of its destinations."""
+    path = f"/v1/services/{urllib.parse.quote(service, safe='')}"
+    return path if destination is None else f"{path}/destinations/{urllib.parse.quote(destination, safe='')}"
+
+
+def _refusal(body: Any) -> str:
+    """The sentence of a refusal: problem details of /v1/, or the `error` of the other routes."""
+    if not isinstance(body, dict):
+        return str(body)
+    if "detail" not in body:
+        return str(body.get("error", body))
+    detail, field = str(body["detail"]), body.get("field")
+    return detail if field is None or detail.startswith(str(field)) else f"{field}: {detail}"

@@ -8,17 +8,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from bottle import Bottle, HTTPError, HTTPResponse, request, response
 
 from fusisd.errors import FusisError, Refused
 from fusisd.ports import Core
-from fusisd.web import v1
 from fusisd.web.auth import WritePolicy
 from fusisd.web.compat import FIELD_NAMES, JSON_TYPE, Compat, json_response, render
 from fusisd.web.errors import MissingFields, Unauthorized, status_of
 from fusisd.web.status import Status
+from fusisd.web.v1 import problem
+from fusisd.web.v1.services import Services
+from fusisd.web.v1.table import Table
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +32,23 @@ def make_app(core: Core, policy: WritePolicy, clock: Callable[[], float] = time.
     """The WSGI application over `core`; `clock` is the one that the snapshots' times are of."""
     app = Bottle()
     app.default_error_handler = _error_page
-    rooms = ((Compat(core), _refusal), (Status(core, clock), _refusal), (v1.V1(core), v1.refusal))
-    for room, refusal in rooms:
+    seed, native = _Dialect(_refusal, _failure), _Dialect(problem.refusal, partial(problem.problem, 500))
+    rooms = ((Compat(core), seed), (Status(core, clock), seed), (Services(core), native), (Table(core, clock), native))
+    for room, dialect in rooms:
         for method, path, handler in room.routes():
             # HEAD by name, so that a 405 lists it under Allow
-            app.route(path, ["GET", "HEAD"] if method == "GET" else method, _guarded(handler, policy, refusal))
+            app.route(path, ["GET", "HEAD"] if method == "GET" else method, _guarded(handler, policy, dialect))
     return app
 
 
-def _guarded(
-    handler: Callable[..., object], policy: WritePolicy, refusal: Callable[[FusisError], HTTPResponse]
-) -> Callable[..., object]:
+class _Dialect(NamedTuple):
+    """How a room words what goes wrong: a refusal, and a bug of ours."""
+
+    refusal: Callable[[FusisError], HTTPResponse]
+    failure: Callable[[str], HTTPResponse]
+
+
+def _guarded(handler: Callable[..., object], policy: WritePolicy, dialect: _Dialect) -> Callable[..., object]:
     """The handler behind the write policy, with our exceptions turned into answers."""
 
     def call(**names: str) -> object:
@@ -49,20 +58,23 @@ def _guarded(
                 policy.check(str(environ.get("fusis.peer", "")), environ.get("HTTP_AUTHORIZATION"))
             return handler(**names)
         except FusisError as error:
-            return refusal(error)
+            if status_of(error) == 500:
+                log.error("web: %s %s failed: %s", request.method, request.path, error)
+            return dialect.refusal(error)
         except Exception:  # the last resort: a bug of ours is logged here and answered without its inside
             log.exception("web: %s %s failed", request.method, request.path)
-            return json_response(render({"error": "internal error; see fusisd's log"}), 500)
+            return dialect.failure("internal error; see fusisd's log")
 
     return call
 
 
 def _refusal(error: FusisError) -> HTTPResponse:
-    status = status_of(error)
-    if status == 500:
-        log.error("web: %s %s failed: %s", request.method, request.path, error)
     headers = {"WWW-Authenticate": 'Bearer realm="fusisd"'} if isinstance(error, Unauthorized) else {}
-    return json_response(render(_explained(error)), status, headers)
+    return json_response(render(_explained(error)), status_of(error), headers)
+
+
+def _failure(sentence: str) -> HTTPResponse:
+    return json_response(render({"error": sentence}), 500)
 
 
 def _explained(error: FusisError) -> dict[str, Any]:
@@ -76,5 +88,8 @@ def _explained(error: FusisError) -> dict[str, Any]:
 
 def _error_page(error: HTTPError) -> bytes:
     """What Bottle answers by itself (404, 405, 500) as JSON; the headers that it set (Allow) stay."""
+    if request.path.startswith("/v1/"):
+        response.content_type = problem.PROBLEM_TYPE
+        return problem.document(error.status_code, str(error.body))
     response.content_type = JSON_TYPE
     return render({"error": str(error.body)})

@@ -1,6 +1,6 @@
 """What goes wrong between HTTP and the core, and the one table that turns our exceptions into status codes.
 
-The dialect of `/services` is that of 2016: a conflict is 422 there, not 409.
+The dialect of `/services` is that of 2016: a conflict is 422 there; in `/v1/` it is 409 (v1/problem.py).
 Does not: catch anything (the app does) or log.
 """
 
@@ -53,6 +53,6 @@ STATUS: Mapping[type[FusisError], int] = {
 }
 
 
-def status_of(error: FusisError) -> int:
+def status_of(error: FusisError, table: Mapping[type[FusisError], int] = STATUS) -> int:
     """The status code of an exception of ours; 500 for one that no client should ever cause."""
-    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+    return next((table[kind] for kind in type(error).__mro__ if kind in table), 500)

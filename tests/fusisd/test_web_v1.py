@@ -1,24 +1,60 @@
-"""The native API: documents in, documents and how they stand out, refusals that name the field."""
+"""The native API: documents, preconditions, problem details, drains, import and export; a few on the whole daemon's core."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fusisd.commands import Adopt, CancelDrain, DeleteDestination, DeleteService, Pause, Release
-from fusisd.ports import ServiceView
+from fusisd.commands import (
+    AddDestination,
+    AddService,
+    CancelDrain,
+    Command,
+    DeleteDestination,
+    DeleteService,
+    Pause,
+    Release,
+    SetGlobals,
+    UpdateDestination,
+    UpdateService,
+)
+from fusisd.errors import Conflict, Invalid, StoreError, Unavailable
+from fusisd.inbox import MembersSeen, ProbeChanged
+from fusisd.model import CheckKind
+from fusisd.ports import DestinationView, ServiceView, Snapshot
 from fusisd.web.app import make_app
 from fusisd.web.auth import WritePolicy
-from fusisd.web.v1 import merged
-from pyipvs import Protocol, ServiceKey
-from tests.fusisd.web_helpers import TOKEN, MemoryCore, call
+from pyipvs import ForwardingMethod, Protocol, ServiceKey, Timeouts, TunnelType
+from tests.fusisd.test_committer import Whole
+from tests.fusisd.web_helpers import TOKEN, Answer, MemoryCore, call
+from tests.fusisd.world import UP, WEB_KEY, check, member
 
-FOREIGN = ServiceView("", ServiceKey(Protocol.TCP, "10.0.0.9", 80), "lc", 0, True, True, "", ())
-WEB = {"key": "tcp/10.0.0.1:80", "scheduler": "wrr"}
-ONE = {"address": "10.0.0.11", "port": 80, "weight": 3, "method": "route"}
+WEB = {"name": "web", "protocol": "tcp", "address": "10.0.0.1", "port": 80}
+D1 = {"name": "d1", "address": "10.0.0.11", "port": 80}
+ONE, INSIDE = "/v1/services/web", "/v1/services/web/destinations"
 PROBLEM = "application/problem+json"
+FOREIGN = ServiceView(
+    "", ServiceKey.parse("tcp/10.9.9.9:80"), "sh", 0, True, True, "",
+    (DestinationView("", "10.0.0.2", 80, 3, ForwardingMethod.NAT, "foreign", "", "", True, active=4),),
+)  # fmt: skip
+
+
+class RefusingCore(MemoryCore):
+    """A core whose door refuses commands that `refused` names an error for."""
+
+    def __init__(self, refused: Callable[[Command], Exception | None]) -> None:
+        super().__init__()
+        self.refused = refused
+
+    def submit(self, command: Command, who: str) -> Snapshot:
+        if (error := self.refused(command)) is not None:
+            raise error
+        return super().submit(command, who)
 
 
 @pytest.fixture
@@ -26,148 +62,667 @@ def core() -> MemoryCore:
     return MemoryCore((FOREIGN,))
 
 
-@pytest.fixture
-def app(core: MemoryCore) -> Any:
+def app_of(core: Any) -> Any:
     return make_app(core, WritePolicy.for_token(TOKEN))
 
 
 @pytest.fixture
+def app(core: MemoryCore) -> Any:
+    return app_of(core)
+
+
+@pytest.fixture
 def web(app: Any) -> Any:
-    assert call(app, "PUT", "/v1/services/web", WEB).status == 201
-    assert call(app, "PUT", "/v1/services/web/destinations/d1", ONE).status == 201
+    """An application with service web and its destination d1."""
+    assert call(app, "POST", "/v1/services", WEB).status == 201
+    assert call(app, "POST", INSIDE, D1).status == 201
     return app
 
 
-def test_a_service_is_made_and_shown_with_how_it_stands(app: Any) -> None:
-    answer = call(app, "POST", "/v1/services", {"name": "web", **WEB, "destinations": {"d1": ONE}})
-    assert (answer.status, answer.headers["Location"], answer.headers["Etag"]) == (201, "/v1/services/web", '"1"')
-    shown = call(app, "GET", "/v1/services/web").json
-    assert shown["key"] == "tcp/10.0.0.1:80"
-    assert shown["status"]["revision"] == 1
-    one = shown["destinations"]["d1"]
-    assert {key: one[key] for key in ONE} == ONE
-    assert one["status"]["state"] == "up"
-    assert list(call(app, "GET", "/v1/services").json) == ["web"]
+def problem(answer: Answer) -> dict[str, Any]:
+    assert answer.headers["Content-Type"] == PROBLEM, answer.body
+    told: dict[str, Any] = answer.json
+    assert (told["type"], told["status"]) == ("about:blank", answer.status)
+    assert told["title"]
+    return told
 
 
-def test_the_same_again_is_a_success_that_changes_nothing(web: Any, core: MemoryCore) -> None:
-    before = core.intent
-    assert call(web, "PUT", "/v1/services/web", WEB).status == 200
-    assert call(web, "PUT", "/v1/services/web/destinations/d1", ONE).status == 200
-    assert core.intent is before
+# Services.
 
 
-def test_a_patch_changes_what_it_names(web: Any) -> None:
-    answer = call(web, "PATCH", "/v1/services/web", {"scheduler": "lc", "persistence_s": 60})
-    assert (answer.status, answer.json["scheduler"], answer.json["persistence_s"]) == (200, "lc", 60)
-    assert "d1" in answer.json["destinations"]
-    assert "persistence_s" not in call(web, "PATCH", "/v1/services/web", {"persistence_s": None}).json
-    answer = call(web, "PATCH", "/v1/services/web/destinations/d1", {"weight": 9})
-    assert (answer.json["destinations"]["d1"]["weight"], answer.json["destinations"]["d1"]["method"]) == (9, "route")
+def test_a_service_is_made_shown_and_has_a_place_and_a_tag(core: MemoryCore, app: Any) -> None:
+    answer = call(app, "POST", "/v1/services", WEB)
+    assert (answer.status, answer.headers["Location"], answer.headers["Etag"]) == (201, ONE, '"1"')
+    assert answer.json == {
+        **WEB,
+        "scheduler": "rr",
+        "destinations": {},
+        "status": {
+            "key": "tcp/10.0.0.1:80",
+            "revision": 1,
+            "applied": True,
+            "reason": "",
+            "draining": False,
+            "excluded": [],
+            "destinations": {},
+        },
+    } | {key: answer.json[key] for key in answer.json.keys() - {*WEB, "scheduler", "destinations", "status"}}
+    assert core.seen[0][1] == "unix"
+    assert call(app, "GET", ONE).json == answer.json
+    assert call(app, "GET", "/v1/services").json == {"services": [answer.json]}
 
 
-def test_a_request_from_an_older_revision_is_412(web: Any) -> None:
-    etag = call(web, "GET", "/v1/services/web").headers["Etag"]
-    assert call(web, "PATCH", "/v1/services/web", {"scheduler": "lc"}, HTTP_IF_MATCH=etag).status == 200
-    for stale in (etag, '"x"'):
-        answer = call(web, "PATCH", "/v1/services/web", {"scheduler": "rr"}, HTTP_IF_MATCH=stale)
-        assert (answer.status, answer.headers["Content-Type"]) == (412, PROBLEM)
+def test_who_asked_is_told_to_the_core(core: MemoryCore, app: Any) -> None:
+    call(app, "POST", "/v1/services", WEB, "127.0.0.1", HTTP_AUTHORIZATION=f"Bearer {TOKEN}")
+    assert core.seen[0][1] == "tcp 127.0.0.1"
+
+
+def test_without_the_token_a_change_is_refused_in_this_room_s_words(core: MemoryCore, app: Any) -> None:
+    answer = call(app, "POST", "/v1/services", WEB, "127.0.0.1")
+    assert (problem(answer)["status"], core.seen) == (401, [])
+    assert answer.headers["Www-Authenticate"].startswith("Bearer")
+
+
+def test_the_same_again_is_a_success_without_change(core: MemoryCore, web: Any) -> None:
+    revision = core.intent.revision, core.intent.services["web"].revision
+    for method, path, body in (("POST", "/v1/services", WEB), ("PUT", ONE, WEB), ("PATCH", ONE, {"port": 80})):
+        answer = call(web, method, path, body)
+        assert (method, answer.status) == (method, 200)
+    for method, path in (("POST", INSIDE), ("PUT", f"{INSIDE}/d1"), ("PATCH", f"{INSIDE}/d1")):
+        assert (method, call(web, method, path, D1).status) == (method, 200)
+    assert (core.intent.revision, core.intent.services["web"].revision) == revision
+
+
+def test_every_field_goes_in_and_comes_out(core: MemoryCore, app: Any) -> None:
+    body: dict[str, Any] = {
+        "name": "dns",
+        "protocol": "udp",
+        "address": "fd00::53",
+        "port": 53,
+        "scheduler": "mh",
+        "flags": ["one_packet", "sched2"],
+        "persistence_s": 300,
+        "netmask": 64,
+        "vip": "external",
+        "announce": "when-usable",
+        "check": {"kind": "dns", "name": "example.org", "record": "AAAA"},
+        "destinations": {
+            "d1": {
+                "address": "10.0.0.11", "port": 53, "weight": 3, "method": "tunnel", "upper_threshold": 9,
+                "lower_threshold": 3, "tunnel": {"type": "gue", "port": 6080}, "tier": "backup",
+            }
+        },
+    }  # fmt: skip
+    answer = call(app, "POST", "/v1/services", body)
+    assert answer.status == 201, answer.body
+    service = core.intent.services["dns"]
+    assert (service.key, service.vip_managed, service.netmask) == (ServiceKey.parse("udp/[fd00::53]:53"), False, 64)
+    assert service.check is not None
+    assert service.check.kind is CheckKind.DNS
+    (one,) = service.destinations.values()
+    assert one.tunnel is not None
+    assert (one.tunnel.type, one.upper_threshold, one.weight) == (TunnelType.GUE, 9, 3)
+    shown = answer.json
+    assert {name: shown[name] for name in body if name not in ("check", "destinations")} == {
+        name: value for name, value in body.items() if name not in ("check", "destinations")
+    }
+    assert shown["destinations"]["d1"] == body["destinations"]["d1"]
+    again = call(app, "PUT", "/v1/services/dns", shown)
+    assert (again.status, again.headers["Etag"]) == (200, answer.headers["Etag"]), "what was read can be sent back"
+
+
+@pytest.mark.parametrize(("family", "key"), [("ipv4", "fwmark/7"), ("ipv6", "fwmark6/7")])
+def test_a_firewall_mark_is_a_key_too(core: MemoryCore, app: Any, family: str, key: str) -> None:
+    answer = call(app, "POST", "/v1/services", {"name": "m", "fwmark": 7, "family": family})
+    assert (answer.status, answer.json["status"]["key"], answer.json["fwmark"]) == (201, key, 7)
+    assert call(app, "PUT", "/v1/services/m", answer.json).status == 200
+    assert problem(call(app, "POST", "/v1/services", {**WEB, "fwmark": 7}))["field"] == "protocol"
+
+
+def test_a_key_may_be_given_whole(core: MemoryCore, app: Any) -> None:
+    answer = call(app, "PUT", ONE, {"key": "udp/[fd00::1]:53"})
+    parts = {"protocol": "udp", "address": "fd00::1", "port": 53}
+    assert (answer.status, answer.json | parts) == (201, answer.json)
+    assert problem(call(app, "PUT", ONE, {"key": "nonsense"}))["field"] == "key"
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "status", "field"),
+    ("asked", "address"), [({}, "0.0.0.0"), ({"address": None}, "0.0.0.0"), ({"family": "ipv6"}, "::")]
+)
+def test_an_address_left_out_is_for_the_door_to_allocate(
+    core: MemoryCore, app: Any, asked: dict[str, Any], address: str
+) -> None:
+    body = {"name": "web", "protocol": "tcp", "port": 80, **asked}
+    assert call(app, "POST", "/v1/services", body).status == 201
+    (command, _) = core.seen[0]
+    assert isinstance(command, AddService)
+    assert command.service.key == ServiceKey(Protocol.TCP, address, 80)
+
+
+def test_a_service_is_replaced_and_keeps_its_destinations_unless_they_are_given(core: MemoryCore, web: Any) -> None:
+    answer = call(web, "PUT", ONE, {**WEB, "scheduler": "wlc"})
+    assert (answer.status, answer.json["scheduler"], list(answer.json["destinations"])) == (200, "wlc", ["d1"])
+    d2 = {"address": "10.0.0.12", "port": 80}
+    answer = call(web, "PUT", ONE, {**WEB, "destinations": {"d2": d2}})
+    assert answer.json["scheduler"] == "rr", "what is left out is as it is for a new one"
+    assert list(answer.json["destinations"]) == ["d2"]
+    assert core.seen[-1][0] == DeleteDestination("web", "d1", 60.0), "the rest drains"
+    assert answer.json["status"]["destinations"]["d1"]["drain_left_s"] == 60.0
+
+
+def test_put_makes_a_service_that_is_not_there(app: Any) -> None:
+    answer = call(app, "PUT", ONE, {key: value for key, value in WEB.items() if key != "name"})
+    assert (answer.status, answer.headers["Location"]) == (201, ONE)
+
+
+def test_a_patch_changes_what_it_names_and_null_takes_out(core: MemoryCore, web: Any) -> None:
+    assert call(web, "PATCH", ONE, {"scheduler": "wrr", "check": {"kind": "http", "path": "/up"}}).status == 200
+    patch = {"check": {"path": "/ok"}, "destinations": {"d1": {"weight": 7}, "d2": {"address": "10.0.0.12", "port": 80}}}
+    answer = call(web, "PATCH", ONE, patch, CONTENT_TYPE="application/merge-patch+json")
+    assert answer.status == 200
+    assert (answer.json["scheduler"], answer.json["check"]["kind"], answer.json["check"]["path"]) == ("wrr", "http", "/ok")
+    assert [one["weight"] for one in answer.json["destinations"].values()] == [7, 1]
+    answer = call(web, "PATCH", ONE, {"check": {"kind": "tcp", "port": 81}})
+    assert (answer.json["check"]["port"], "path" in answer.json["check"]) == (81, False), "another kind is another check"
+    call(web, "PATCH", f"{INSIDE}/d2", {"check": {"kind": "http", "path": "/up"}})
+    answer = call(web, "PATCH", ONE, {"destinations": {"d2": {"check": {"kind": "none"}}}})
+    assert answer.json["destinations"]["d2"]["check"]["kind"] == "none"
+    for nonsense in (3, {"kind": 3}, {"kind": ["http"]}):
+        assert problem(call(web, "PATCH", ONE, {"check": nonsense}))["status"] == 422
+        assert problem(call(web, "PATCH", ONE, {"destinations": {"d2": nonsense}}))["status"] == 422
+    answer = call(web, "PATCH", ONE, {"check": None, "destinations": {"d1": None}})
+    assert "check" not in answer.json
+    assert list(answer.json["destinations"]) == ["d2"]
+    assert core.intent.services["web"].destinations["d1"].drain_s == 60.0
+
+
+def test_a_patch_without_a_revision_is_made_again_when_somebody_was_quicker(web: Any, core: MemoryCore) -> None:
+    submit = core.submit
+    others = [lambda: submit(UpdateService(core.intent.services["web"].__class__("web", WEB_KEY, "lc")), "other")]
+
+    def quicker(command: Command, who: str) -> Snapshot:
+        if others:
+            others.pop()()
+        return submit(command, who)
+
+    core.submit = quicker  # type: ignore[method-assign]
+    answer = call(web, "PATCH", ONE, {"persistence_s": 30})
+    assert (answer.status, answer.json["scheduler"], answer.json["persistence_s"]) == (200, "lc", 30)
+
+
+def test_nothing_is_done_when_a_later_part_cannot_be(core: MemoryCore, web: Any) -> None:
+    seen, before = len(core.seen), core.intent
+    body = {**WEB, "scheduler": "lc", "destinations": {"d2": {"address": "10.0.0.12", "port": 81}}}
+    assert problem(call(web, "PUT", ONE, body))["field"] == "port"
+    assert (core.intent, len(core.seen)) == (before, seen)
+
+
+# Deleting and drains.
+
+
+def test_delete_drains_a_minute_unless_told_otherwise(core: MemoryCore, web: Any) -> None:
+    answer = call(web, "DELETE", f"{INSIDE}/d1", QUERY_STRING="drain_s=5.5")
+    assert (answer.status, answer.json["status"]["drain_left_s"]) == (202, 5.5)
+    assert core.seen[-1][0] == DeleteDestination("web", "d1", 5.5)
+    answer = call(web, "DELETE", ONE)
+    assert (answer.status, answer.json["status"]["draining"]) == (202, True)
+    assert core.seen[-1][0] == DeleteService("web", 60.0)
+    assert call(web, "DELETE", f"{INSIDE}/d1", QUERY_STRING="now=1").status == 204
+    answer = call(web, "DELETE", ONE, QUERY_STRING="now=true")
+    assert (answer.status, answer.body) == (204, b"")
+    assert problem(call(web, "DELETE", ONE))["detail"] == "there is no service 'web'"
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [("drain_s=x", "drain_s"), ("drain_s=nan", "drain_s"), ("drain_s=0", "drain_s"), ("drain_s=-1", "drain_s"),
+     ("drain_s=1e9", "drain_s"), ("now=maybe", "now"), ("now=1&drain_s=3", "now"), ("drain=5", "drain"),
+     ("now=1&now=1", "now")],
+)  # fmt: skip
+def test_a_query_that_is_wrong_or_misspelt_deletes_nothing(core: MemoryCore, web: Any, query: str, field: str) -> None:
+    before = core.intent
+    answer = call(web, "DELETE", ONE, QUERY_STRING=query)
+    assert (answer.status, problem(answer)["field"], core.intent) == (422, field, before)
+
+
+def test_a_drain_is_listed_and_cancelled(core: MemoryCore, web: Any) -> None:
+    call(web, "DELETE", f"{INSIDE}/d1")
+    (row,) = call(web, "GET", "/v1/drains").json["drains"]
+    assert (row["service"], row["destination"], row["left_s"], row["active"]) == ("web", "d1", 60.0, 0)
+    assert problem(call(web, "PATCH", f"{INSIDE}/d1", {"weight": 2}))["status"] == 409
+    answer = call(web, "DELETE", f"{INSIDE}/d1/drain")
+    assert (answer.status, answer.json["status"]["drain_left_s"]) == (200, None)
+    assert core.seen[-1][0] == CancelDrain("web", "d1")
+    call(web, "DELETE", ONE)
+    assert [row["destination"] for row in call(web, "GET", "/v1/drains").json["drains"]] == [None]
+    assert problem(call(web, "PATCH", ONE, {"scheduler": "lc"}))["status"] == 409
+    assert call(web, "DELETE", f"{ONE}/drain").json["status"]["draining"] is False
+    assert call(web, "GET", "/v1/drains").json == {"drains": []}
+    assert problem(call(web, "DELETE", f"{INSIDE}/d9/drain"))["status"] == 404
+
+
+def test_what_drains_is_not_in_the_document_and_put_adds_it_again(core: MemoryCore, web: Any) -> None:
+    call(web, "DELETE", f"{INSIDE}/d1")
+    shown = call(web, "GET", ONE).json
+    assert (shown["destinations"], list(shown["status"]["destinations"])) == ({}, ["d1"])
+    assert call(web, "PUT", ONE, shown).status == 200
+    assert core.intent.services["web"].destinations["d1"].drain_s == 60.0, "sending back what was read changes nothing"
+    assert call(web, "PUT", f"{INSIDE}/d1", D1).status == 200
+    assert core.intent.services["web"].destinations["d1"].drain_s is None
+
+
+# Destinations.
+
+
+def test_a_destination_lives_its_life(core: MemoryCore, web: Any) -> None:
+    assert call(web, "GET", f"{INSIDE}/d1").json["status"] == {
+        "address": "10.0.0.11", "port": 80, "method": "route", "origin": "operator", "state": "up", "reason": "",
+        "applied": True, "weight": 1, "wanted": 1, "active": 0, "inactive": 0, "drain_left_s": None,
+    }  # fmt: skip
+    answer = call(web, "PATCH", f"{INSIDE}/d1", {"weight": 0})
+    assert (answer.status, answer.json["weight"]) == (200, 0)
+    assert isinstance(core.seen[-1][0], UpdateDestination)
+    answer = call(web, "PUT", f"{INSIDE}/d2", {"address": "10.0.0.12", "port": 8080, "method": "nat"})
+    assert (answer.status, answer.headers["Location"]) == (201, f"{INSIDE}/d2")
+    assert isinstance(core.seen[-1][0], AddDestination)
+    names = [row["name"] for row in call(web, "GET", INSIDE).json["destinations"]]
+    assert names == ["d1", "d2"]
+    assert problem(call(web, "GET", f"{INSIDE}/d3"))["status"] == 404
+    assert problem(call(web, "PATCH", f"{INSIDE}/d3", {}))["status"] == 404
+    assert problem(call(web, "GET", "/v1/services/none/destinations"))["status"] == 404
+
+
+def test_an_address_that_another_destination_has_is_a_conflict_that_names_it(web: Any) -> None:
+    told = problem(call(web, "POST", INSIDE, {**D1, "name": "d2"}))
+    assert (told["status"], "destination d1 of web" in told["detail"]) == (409, True)
+
+
+# Preconditions.
+
+
+def test_changes_made_from_an_older_revision_are_412(core: MemoryCore, web: Any) -> None:
+    tag = call(web, "GET", ONE).headers["Etag"]
+    assert tag == call(web, "GET", INSIDE).headers["Etag"] == call(web, "GET", f"{INSIDE}/d1").headers["Etag"]
+    answer = call(web, "PATCH", ONE, {"scheduler": "lc"}, HTTP_IF_MATCH=tag)
+    assert (tag, answer.status, answer.headers["Etag"]) == ('"2"', 200, '"3"')
+    before = core.intent
+    for method, path, body in [
+        ("PUT", ONE, WEB), ("PATCH", ONE, {}), ("DELETE", ONE, None), ("DELETE", f"{ONE}/drain", None),
+        ("PUT", f"{INSIDE}/d1", D1), ("PATCH", f"{INSIDE}/d1", {"weight": 4}), ("DELETE", f"{INSIDE}/d1", None),
+        ("DELETE", f"{INSIDE}/d1/drain", None), ("PUT", "/v1/services/new", WEB | {"name": "new", "port": 81}),
+    ]:  # fmt: skip
+        for said in (tag, "W/" + answer.headers["Etag"], "nonsense"):
+            told = problem(call(web, method, path, body, HTTP_IF_MATCH=said))
+            assert told["status"] == 412, (method, path, said)
+    assert core.intent is before
+    assert call(web, "PATCH", ONE, {"scheduler": "wlc"}, HTTP_IF_MATCH=f'"1", {answer.headers["Etag"]}').status == 200
+    assert call(web, "DELETE", ONE, HTTP_IF_MATCH="*").status == 202
+
+
+def test_put_can_be_told_to_make_something_new_only(web: Any) -> None:
+    assert problem(call(web, "PUT", ONE, WEB, HTTP_IF_NONE_MATCH="*"))["status"] == 412
+    assert call(web, "PUT", "/v1/services/b", WEB | {"name": "b", "port": 81}, HTTP_IF_NONE_MATCH="*").status == 201
+
+
+# Refusals.
+
+
+BAD_BODIES = [b"", b"{", b"[]", b"null", b'{"a":NaN}', b'{"a":1,"a":2}', b"[" * 100_000, b"\xff", b'{"name":"web"} x']
+
+
+@pytest.mark.parametrize("body", BAD_BODIES, ids=[repr(body[:20]) for body in BAD_BODIES])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/services"), ("PUT", ONE), ("PATCH", ONE), ("POST", INSIDE), ("PUT", f"{INSIDE}/d1"),
+     ("PATCH", f"{INSIDE}/d1"), ("POST", "/v1/adopt"), ("POST", "/v1/pause"), ("PUT", "/v1/settings"),
+     ("POST", "/v1/import")],
+)  # fmt: skip
+def test_what_is_no_json_object_is_400(core: MemoryCore, web: Any, method: str, path: str, body: bytes) -> None:
+    before = core.intent
+    answer = call(web, method, path, body)
+    assert (answer.status, core.intent) == (400, before)
+    assert problem(answer)["detail"].startswith("the body")
+
+
+def test_another_content_type_is_415(app: Any) -> None:
+    told = problem(call(app, "POST", "/v1/services", WEB, CONTENT_TYPE="application/x-www-form-urlencoded"))
+    assert (told["status"], "set the Content-Type header" in told["detail"]) == (415, True)
+    assert call(app, "POST", "/v1/services", WEB, CONTENT_TYPE="application/merge-patch+json").status == 415
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
     [
-        ("PUT", "/v1/services/x", {"key": "tcp/10.0.0.2:80", "scheduler": "fair"}, 422, "scheduler"),
-        ("PUT", "/v1/services/x", {"key": "nonsense"}, 422, "key"),
-        ("PUT", "/v1/services/x", {"key": "tcp/10.0.0.2:80", "colour": "red"}, 422, "colour"),
-        ("PUT", "/v1/services/x", {"key": "tcp/10.0.0.1:80"}, 409, None),
-        ("POST", "/v1/services", WEB, 422, "name"),
-        ("PATCH", "/v1/services/nosuch", {}, 404, None),
-        ("PATCH", "/v1/services/web", {"destinations": {}}, 422, "destinations"),
-        ("PUT", "/v1/services/web/destinations/d2", {**ONE, "port": 81}, 422, None),
-        ("PUT", "/v1/services/web/destinations/d2", ONE, 409, None),
-        ("PATCH", "/v1/services/web/destinations/rs1", {"weight": 1}, 404, None),
-        ("POST", "/v1/pause", {"seconds": "long"}, 422, "seconds"),
-        ("PUT", "/v1/settings", {"colour": 1}, 422, "colour"),
-        ("PUT", "/v1/settings", {"ranges": ["10.0.0.0/33"]}, 422, None),
-        ("POST", "/v1/adopt", {"name": "x", "key": "?"}, 422, "key"),
+        ({"colour": "red"}, "colour"),
+        ({"drain_s": 3}, "drain_s"),
+        ({"excluded": []}, "excluded"),
+        ({"key": "tcp/10.0.0.1:80"}, "protocol"),
+        ({"name": "a/b"}, "name"),
+        ({"name": 3}, "name"),
+        ({"name": None}, "name"),
+        ({"address": "10.0.0.256"}, "address"),
+        ({"address": "0.0.0.0"}, "address"),
+        ({"address": 1}, "address"),
+        ({"address": "fd00::1", "family": "ipv4"}, "family"),
+        ({"port": 65536}, "port"),
+        ({"port": True}, "port"),
+        ({"port": None}, "port"),
+        ({"protocol": "TCP"}, "protocol"),
+        ({"fwmark": 0, "protocol": None, "address": None, "port": None}, "fwmark"),
+        ({"scheduler": "none"}, "scheduler"),
+        ({"flags": ["one_packet"]}, "flags"),
+        ({"flags": ["red"]}, "flags[0]"),
+        ({"persistence_s": -1}, "persistence_s"),
+        ({"port": 0}, "persistence_s"),
+        ({"netmask": 33}, "netmask"),
+        ({"check": {"kind": "http", "name": "x"}}, "check.name"),
+        ({"destinations": {"d1": {"address": "10.0.0.11"}}}, "destinations.d1.port"),
+        ({"destinations": {"d1": {"address": "10.0.0.11", "port": 80, "drain_s": 1}}}, "destinations.d1.drain_s"),
+        ({"destinations": []}, "destinations"),
     ],
 )
-def test_what_cannot_be_is_a_problem_that_names_the_field(
-    web: Any, method: str, path: str, body: dict[str, Any], status: int, field: str | None
-) -> None:
-    answer = call(web, method, path, body)
-    assert (answer.status, answer.headers["Content-Type"]) == (status, PROBLEM), answer.body
-    assert answer.json["status"] == status
-    assert answer.json["detail"]
-    if field is not None:
-        assert field in answer.json["field"]
+def test_a_wrong_part_is_422_and_named(core: MemoryCore, app: Any, change: dict[str, Any], field: str) -> None:
+    answer = call(app, "POST", "/v1/services", {**WEB, **change})
+    assert (answer.status, problem(answer)["field"], core.seen) == (422, field, [])
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"a":1,"a":2}', b'{"a":NaN}', b"\xff", b"[" * 50_000])
-def test_a_body_that_is_no_document_is_400(web: Any, body: bytes) -> None:
-    assert call(web, "PUT", "/v1/services/x", body).status == 400
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"weight": 65536}, "weight"), ({"weight": -1}, "weight"), ({"method": "masq"}, "method"), ({"port": 81}, "port"),
+     ({"address": "fd00::1"}, "address"), ({"tunnel": {"type": "gue"}}, "tunnel"), ({"drain_s": 1}, "drain_s"),
+     ({"lower_threshold": 5}, "lower_threshold"), ({"tunnel": {"type": "l2tp"}}, "tunnel.type"), ({"x": 1}, "x")],
+)  # fmt: skip
+def test_a_wrong_part_of_a_destination_is_422_and_named(web: Any, change: dict[str, Any], field: str) -> None:
+    answer = call(web, "PATCH", f"{INSIDE}/d1", change)
+    assert (answer.status, problem(answer)["field"]) == (422, field), answer.body
 
 
-def test_deleting_drains_unless_it_is_to_be_now(web: Any, core: MemoryCore) -> None:
-    call(web, "DELETE", "/v1/services/web/destinations/d1", QUERY_STRING="drain_s=5")
-    assert core.seen[-1][0] == DeleteDestination("web", "d1", 5.0)
-    assert [row["destination"] for row in call(web, "GET", "/v1/drains").json] == ["d1"]
-    assert call(web, "DELETE", "/v1/services/web/destinations/d1/drain").status == 200
-    assert core.seen[-1][0] == CancelDrain("web", "d1")
-    assert call(web, "GET", "/v1/drains").json == []
-    assert call(web, "DELETE", "/v1/services/web").status == 202
-    assert core.seen[-1][0] == DeleteService("web", 60.0)
-    assert call(web, "GET", "/v1/services/web").json["status"]["draining"] is True
-    assert call(web, "DELETE", "/v1/services/web", QUERY_STRING="now=1").status == 200
-    assert call(web, "GET", "/v1/services/web").status == 404
-    assert call(web, "DELETE", "/v1/services/web", QUERY_STRING="drain_s=soon").status == 422
+def test_a_name_that_contradicts_the_path_is_refused(web: Any) -> None:
+    assert problem(call(web, "PUT", ONE, {**WEB, "name": "b"}))["field"] == "name"
+    assert problem(call(web, "PUT", f"{INSIDE}/d1", {**D1, "name": "b"}))["field"] == "name"
 
 
-def test_what_is_foreign_is_shown_and_adopted_and_released(web: Any, core: MemoryCore) -> None:
-    (row,) = call(web, "GET", "/v1/foreign").json
-    assert (row["key"], row["scheduler"]) == ("tcp/10.0.0.9:80", "lc")
-    assert call(web, "POST", "/v1/adopt", {"name": "old", "key": "tcp/10.0.0.8:80"}).status == 404
-    assert call(web, "POST", "/v1/services/web/release").json == {"released": "web"}
+def test_a_clash_is_409_and_names_the_other(web: Any) -> None:
+    told = problem(call(web, "POST", "/v1/services", {**WEB, "scheduler": "lc"}))
+    assert (told["status"], "service web exists as tcp/10.0.0.1:80" in told["detail"]) == (409, True)
+    told = problem(call(web, "PUT", "/v1/services/b", {**WEB, "name": "b"}))
+    assert (told["status"], told["detail"]) == (409, "tcp/10.0.0.1:80 is service web already")
+    told = problem(call(web, "POST", "/v1/services", {**WEB, "destinations": {"d9": {"address": "10.0.0.9", "port": 80}}}))
+    assert (told["status"], "other destinations" in told["detail"]) == (409, True)
+    seed = {"Name": "web", "Host": "10.0.0.1", "Port": 80, "Protocol": "tcp", "Scheduler": "lc"}
+    assert call(web, "POST", "/services", seed).status == 422, "the seed's routes keep their own status"
+
+
+def test_not_now_says_when_to_ask_again() -> None:
+    app = app_of(RefusingCore(lambda command: Unavailable("the disk is full")))
+    answer = call(app, "POST", "/v1/services", WEB)
+    assert (problem(answer)["status"], answer.headers["Retry-After"]) == (503, "1")
+
+
+def test_unknown_routes_and_methods_are_problems_too(app: Any) -> None:
+    assert problem(call(app, "GET", "/v1/nothing"))["status"] == 404
+    answer = call(app, "PUT", "/v1/services")
+    assert (problem(answer)["status"], "POST" in answer.headers["Allow"]) == (405, True)
+    assert problem(call(app, "GET", "/v1/services", QUERY_STRING="x=1"))["field"] == "x"
+    assert call(app, "GET", "/nothing").json == {"error": "Not found: '/nothing'"}
+
+
+class Broken(MemoryCore):
+    def snapshot(self) -> Snapshot:
+        raise ZeroDivisionError
+
+
+def test_a_bug_of_ours_is_500_without_its_inside(caplog: pytest.LogCaptureFixture) -> None:
+    told = problem(call(app_of(Broken()), "GET", "/v1/services"))
+    assert (told["status"], "ZeroDivision" in str(told), "ZeroDivision" in caplog.text) == (500, False, True)
+
+
+# The table as a whole.
+
+
+def test_release_pause_and_settings_are_commands(core: MemoryCore, web: Any) -> None:
+    assert call(web, "POST", f"{ONE}/release").json == {"name": "web", "key": "tcp/10.0.0.1:80"}
     assert core.seen[-1][0] == Release("web")
-    assert call(web, "POST", "/v1/pause", {"seconds": 30}).status == 200
-    assert core.seen[-1][0] == Pause(30.0)
-    assert Adopt("old", ServiceKey.parse("tcp/10.0.0.8:80")) not in [seen for seen, _ in core.seen]
+    assert call(web, "POST", "/v1/pause", {"seconds": 30}).json == {"seconds": 30}
+    assert core.seen[-1][0] == Pause(30)
+    assert problem(call(web, "POST", "/v1/pause", {"seconds": -1}))["field"] == "seconds"
+    assert problem(call(web, "POST", "/v1/pause", {}))["field"] == "seconds"
+    answer = call(web, "PUT", "/v1/settings", {"timeouts": {"tcp_s": 900}})
+    assert answer.json == {"timeouts": {"tcp_s": 900, "tcp_fin_s": 0, "udp_s": 0}, "ranges": []}
+    assert core.seen[-1][0] == SetGlobals(Timeouts(900))
+    assert call(web, "PUT", "/v1/settings", {"ranges": ["10.0.0.96/27"]}).json["timeouts"]["tcp_s"] == 900
+    assert call(web, "GET", "/v1/settings").json["ranges"] == ["10.0.0.96/27"]
+    assert problem(call(web, "PUT", "/v1/settings", {"ranges": ["10.0.0.1/27"]}))["field"] == "ranges[0]"
+    assert problem(call(web, "PUT", "/v1/settings", {"timeouts": {"x_s": 1}}))["field"] == "timeouts.x_s"
 
 
-def test_settings_are_changed_one_by_one(web: Any) -> None:
-    assert call(web, "PUT", "/v1/settings", {"ranges": ["10.1.0.0/28"]}).json["ranges"] == ["10.1.0.0/28"]
-    answer = call(web, "PUT", "/v1/settings", {"timeouts": {"tcp_s": 600}})
-    assert answer.json == {"timeouts": {"tcp_s": 600}, "ranges": ["10.1.0.0/28"]}
-    assert call(web, "GET", "/v1/settings").json == answer.json
+def test_what_is_foreign_is_listed_and_has_no_place(app: Any) -> None:
+    (row,) = call(app, "GET", "/v1/foreign").json["foreign"]
+    assert (row["key"], row["scheduler"]) == ("tcp/10.9.9.9:80", "sh")
+    assert row["destinations"] == [
+        {"address": "10.0.0.2", "port": 80, "method": "nat", "weight": 3, "active": 4, "inactive": 0}
+    ]
+    assert call(app, "GET", "/v1/services").json == {"services": []}
 
 
-def test_what_is_exported_is_imported_elsewhere_and_again_changes_nothing(web: Any, core: MemoryCore) -> None:
-    call(web, "PUT", "/v1/settings", {"ranges": ["10.1.0.0/28"]})
+def test_adopt_needs_a_name_and_a_key(core: MemoryCore, app: Any) -> None:
+    assert problem(call(app, "POST", "/v1/adopt", {"name": "x"}))["field"] == "key"
+    assert problem(call(app, "POST", "/v1/adopt", {"name": "x", "key": "tcp/nowhere"}))["field"] == "key"
+    assert problem(call(app, "POST", "/v1/adopt", {"name": "x", "key": "tcp/10.9.9.9:80"}))["status"] == 404
+
+
+def test_status_is_that_of_the_other_room(app: Any) -> None:
+    assert call(app, "GET", "/v1/status").json.keys() == call(app, "GET", "/status").json.keys()
+
+
+def test_an_export_is_imported_whole_and_again_without_change(core: MemoryCore, web: Any) -> None:
+    call(web, "PUT", "/v1/settings", {"timeouts": {"udp_s": 60}, "ranges": ["10.0.0.96/27"]})
     file = call(web, "GET", "/v1/export").json
     other = MemoryCore()
-    there = make_app(other, WritePolicy.for_token(TOKEN))
-    assert call(there, "POST", "/v1/import", file).json == {"web": "made"}
-    assert call(there, "GET", "/v1/export").json == file
-    before = other.intent
-    assert call(there, "POST", "/v1/import", file).json == {"web": "as in the file"}
-    assert other.intent is before
-    broken = json.loads(json.dumps(file))
-    broken["services"]["web"]["scheduler"] = 7
-    assert call(there, "POST", "/v1/import", broken).status == 422
-    assert other.intent is before
+    app = app_of(other)
+    answer = call(app, "POST", "/v1/import", file)
+    assert answer.json["complete"] is True
+    assert [(row["service"], row["outcome"]) for row in answer.json["objects"]] == [(None, "changed"), ("web", "created")]
+    assert (other.intent.services, other.intent.timeouts) == (core.intent.services, core.intent.timeouts)
+    assert call(app, "GET", "/v1/export").json == file
+    seen = len(other.seen)
+    answer = call(app, "POST", "/v1/import", file)
+    assert {row["outcome"] for row in answer.json["objects"]} == {"unchanged"}
+    assert len(other.seen) == seen
 
 
-def test_a_merge_patch_is_that_of_the_rfc() -> None:
-    """Rows of RFC 7396, appendix A."""
-    rows: list[tuple[Any, Any, Any]] = [
-        ({"a": "b"}, {"a": "c"}, {"a": "c"}),
-        ({"a": "b"}, {"a": None}, {}),
-        ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
-        ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
-        ({"a": "foo"}, ["c"], ["c"]),
-        ([1, 2], {"a": "b", "c": None}, {"a": "b"}),
-        ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+def test_an_import_changes_adds_and_removes_nothing(core: MemoryCore, web: Any) -> None:
+    file = call(web, "GET", "/v1/export").json
+    file["services"]["web"]["scheduler"] = "lc"
+    file["services"]["web"]["destinations"] = {"d2": {"address": "10.0.0.12", "port": 80}}
+    file["services"]["gone"] = {"key": "tcp/10.0.0.3:80", "drain_s": 30}
+    call(web, "POST", "/v1/services", WEB | {"name": "other", "port": 81})
+    rows = call(web, "POST", "/v1/import", file).json["objects"]
+    assert [(row["service"], row["destination"], row["outcome"]) for row in rows] == [
+        (None, None, "unchanged"), ("web", None, "changed"), ("web", "d2", "created"), ("gone", None, "skipped"),
+    ]  # fmt: skip
+    assert list(core.intent.services) == ["web", "other"]
+    assert list(core.intent.services["web"].destinations) == ["d1", "d2"]
+
+
+def broken_files() -> list[tuple[dict[str, Any], str]]:
+    good = {"key": "tcp/10.0.0.2:80"}
+    return [
+        ({"services": {"a": good}}, "schema"),
+        ({"schema": 1, "services": {"a": good, "b": {"key": "tcp/10.0.0.3:x"}}}, "services.b.key"),
+        ({"schema": 1, "services": {"a": good, "b": good}}, "services"),
+        ({"schema": 1, "services": {"a": good, "b": {"key": "tcp/10.0.0.3:80", "scheduler": "none"}}}, "scheduler"),
+        ({"schema": 1, "ranges": ["x"], "services": {"a": good}}, "ranges[0]"),
     ]
-    for document, patch, result in rows:
-        assert merged(document, patch) == result
+
+
+@pytest.mark.parametrize(("file", "field"), broken_files(), ids=[field for _, field in broken_files()])
+def test_a_file_with_one_wrong_part_is_refused_whole(core: MemoryCore, app: Any, file: Any, field: str) -> None:
+    answer = call(app, "POST", "/v1/import", file)
+    assert (answer.status, problem(answer)["field"], core.seen) == (422, field, [])
+
+
+def test_a_clash_of_a_file_with_what_is_there_is_refused_whole(core: MemoryCore, web: Any) -> None:
+    seen = len(core.seen)
+    services = {"a": {"key": "tcp/10.0.0.2:80"}, "b": {"key": "tcp/10.0.0.1:80"}}
+    told = problem(call(web, "POST", "/v1/import", {"schema": 1, "services": services}))
+    assert (told["status"], "is service web already" in told["detail"], len(core.seen)) == (409, True, seen)
+
+
+def test_what_the_door_refuses_of_a_file_is_told_by_object() -> None:
+    def refused(command: Command) -> Exception | None:
+        return Conflict("in use: adopt it") if isinstance(command, AddService) and command.service.name == "a" else None
+
+    services = {name: {"key": f"tcp/10.0.0.{n}:80"} for n, name in enumerate("abc", 1)}
+    core = RefusingCore(refused)
+    told = call(app_of(core), "POST", "/v1/import", {"schema": 1, "services": services}).json
+    assert (told["complete"], [row["outcome"] for row in told["objects"][1:]]) == (False, ["refused", "created", "created"])
+    assert told["objects"][1]["reason"] == "in use: adopt it"
+    core = RefusingCore(lambda command: Unavailable("full") if state_name(command) == "b" else None)
+    told = call(app_of(core), "POST", "/v1/import", {"schema": 1, "services": services}).json
+    assert [row["outcome"] for row in told["objects"][1:]] == ["created", "refused", "refused"]
+    assert told["objects"][3]["reason"] == "not tried: full"
+    core = RefusingCore(lambda command: Invalid("no") if isinstance(command, SetGlobals) else None)
+    file = {"schema": 1, "ranges": ["10.0.0.96/27"], "services": services}
+    assert problem(call(app_of(core), "POST", "/v1/import", file))["status"] == 422
+    assert core.seen == []
+
+
+def state_name(command: Command) -> str:
+    return command.service.name if isinstance(command, AddService) else ""
+
+
+# The whole core: committer, store, control, fake kernel.
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., None]:
+    """Runs a scenario with the whole core; it is given that, and a way to ask its API."""
+
+    def run(scenario: Callable[[Whole, Callable[..., Awaitable[Answer]]], Awaitable[None]]) -> None:
+        async def main(whole: Whole) -> None:
+            app = make_app(whole.bridge, WritePolicy.for_token(TOKEN), whole.daemon.clock)
+            await scenario(whole, lambda *words, **more: asyncio.to_thread(call, app, *words, **more))
+
+        Whole(tmp_path).run(main)
+
+    return run
+
+
+def test_a_service_is_in_the_kernel_when_it_is_answered(ask: Any) -> None:
+    async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
+        answer = await ask("POST", "/v1/services", {**WEB, "destinations": {"d1": {"address": "10.0.0.11", "port": 80}}})
+        assert answer.status == 201, answer.body
+        row = answer.json["status"]["destinations"]["d1"]
+        assert (row["weight"], row["wanted"], row["applied"], row["state"]) == (1, 1, True, "up")
+        assert w.daemon.weights() == {"10.0.0.11": 1}
+        await ask("PATCH", f"{INSIDE}/d1", {"weight": 0})
+        assert w.daemon.weights() == {"10.0.0.11": 0}
+        answer = await ask("PATCH", ONE, {"scheduler": "wlc"}, HTTP_IF_MATCH='"1"')
+        assert problem(answer)["status"] == 412
+        answer = await ask("DELETE", ONE, QUERY_STRING="now=1")
+        assert (answer.status, w.daemon.ipvs.services()) == (204, [])
+
+    ask(scenario)
+
+
+def test_an_address_is_allocated_kept_and_given_back(ask: Any) -> None:
+    async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
+        body = {"name": "web", "protocol": "tcp", "port": 80}
+        assert "no VIP range" in problem(await ask("POST", "/v1/services", body))["detail"]
+        await ask("PUT", "/v1/settings", {"ranges": ["10.0.0.96/30"]})
+        w.daemon.host.neighbours["10.0.0.97"] = "02:00:00:00:00:07"
+        answer = await ask("POST", "/v1/services", body)
+        assert (answer.status, answer.json["address"]) == (201, "10.0.0.98")
+        again = await ask("POST", "/v1/services", body)
+        assert (again.status, again.json) == (200, answer.json)
+        answer = await ask("PUT", ONE, {**body, "scheduler": "wlc"})
+        assert (answer.status, answer.json["address"], answer.json["scheduler"]) == (200, "10.0.0.98", "wlc")
+        told = problem(await ask("POST", "/v1/services", {**body, "name": "b", "address": "10.0.0.97"}))
+        assert (told["status"], told["field"], "02:00:00:00:00:07" in told["detail"]) == (409, "address", True)
+
+    ask(scenario)
+
+
+def test_a_foreign_key_is_a_conflict_that_names_adopt_and_adopt_takes_it(ask: Any) -> None:
+    async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
+        w.daemon.ipvs.add_service(WEB_KEY, scheduler="sh")
+        w.daemon.ipvs.add_destination(WEB_KEY, "10.0.0.11:80", method="route", weight=4)
+        told = problem(await ask("POST", "/v1/services", WEB))
+        assert (told["status"], "adopt" in told["detail"], str(WEB_KEY) in told["detail"]) == (409, True, True)
+        for status in (201, 200):
+            answer = await ask("POST", "/v1/adopt", {"name": "web", "key": str(WEB_KEY)})
+            assert (answer.status, answer.json["scheduler"], answer.json["vip"]) == (status, "sh", "external")
+        assert (await ask("GET", "/v1/foreign")).json == {"foreign": []}
+        assert (await ask("POST", f"{ONE}/release")).status == 200
+        assert w.daemon.weights() == {"10.0.0.11": 4}
+        assert [row["key"] for row in (await ask("GET", "/v1/foreign")).json["foreign"]] == [str(WEB_KEY)]
+
+    ask(scenario)
+
+
+def test_a_store_that_cannot_be_written_is_503(ask: Any) -> None:
+    async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
+        w.store_error = StoreError("disk full")
+        answer = await ask("POST", "/v1/services", WEB)
+        assert (problem(answer)["status"], answer.headers["Retry-After"]) == (503, "1")
+        assert w.daemon.ipvs.services() == []
+
+    ask(scenario)
+
+
+def test_a_file_goes_into_the_kernel(ask: Any) -> None:
+    async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
+        destinations = {"d1": {"address": "10.0.0.11", "port": 80}}
+        services = {f"s{n}": {"key": f"tcp/10.0.1.{n}:80", "destinations": destinations} for n in range(1, 21)}
+        answer = await ask("POST", "/v1/import", {"schema": 1, "services": services})
+        assert (answer.status, answer.json["complete"]) == (200, True)
+        assert len(w.daemon.ipvs.services()) == 20
+        exported = (await ask("GET", "/v1/export")).json
+        assert json.dumps(sorted(exported["services"])) == json.dumps(sorted(services))
+
+    ask(scenario)
+
+
+def test_a_destination_of_serf_s_is_shown_drained_taken_back_and_taken_over(ask: Any) -> None:
+    async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
+        rs1 = f"{INSIDE}/rs1"
+        await ask("POST", "/v1/services", WEB)
+        w.daemon.control.enter(MembersSeen((member(1),)))
+        w.daemon.control.enter(ProbeChanged(check(1), UP))
+        await asyncio.sleep(0)
+        row = (await ask("GET", rs1)).json
+        assert (row["status"]["origin"], row["status"]["state"], row["weight"]) == ("serf", "up", 1)
+        assert (await ask("GET", ONE)).json["destinations"] == {}, "an operator named none"
+        told = problem(await ask("PATCH", rs1, {"weight": 3}))
+        assert (told["status"], "Serf" in told["detail"]) == (409, True)
+        assert (await ask("DELETE", rs1, QUERY_STRING="drain_s=30")).status == 202
+        assert [row["destination"] for row in (await ask("GET", "/v1/drains")).json["drains"]] == ["rs1"]
+        assert (await ask("GET", ONE)).json["status"]["excluded"] == ["rs1"]
+        answer = await ask("DELETE", f"{rs1}/drain")
+        assert (answer.status, answer.json["status"]["state"]) == (200, "up")
+        assert (await ask("DELETE", rs1, QUERY_STRING="now=1")).status == 204
+        assert w.daemon.weights() == {}
+        answer = await ask("PUT", rs1, {"address": "10.0.0.11", "port": 80, "weight": 3})
+        assert (answer.status, answer.json["status"]["origin"], w.daemon.weights()) == (201, "operator", {"10.0.0.11": 3})
+        assert (await ask("PATCH", rs1, {"weight": 4})).status == 200
+        assert (await ask("GET", ONE)).json["status"]["excluded"] == []
+
+    ask(scenario)
+
+
+def test_of_what_has_drained_nothing_is_left_in_the_status(ask: Any) -> None:
+    async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
+        await ask("POST", "/v1/services", WEB)
+        w.daemon.control.enter(MembersSeen((member(1),)))
+        w.daemon.control.enter(ProbeChanged(check(1), UP))
+        await asyncio.sleep(0)
+        await ask("DELETE", f"{INSIDE}/rs1", QUERY_STRING="drain_s=5")
+        w.daemon.clock.now_s += 6
+        w.daemon.control.enter(MembersSeen((member(1),)))
+        await asyncio.sleep(0)
+        assert w.daemon.weights() == {}
+        assert (await ask("GET", "/v1/drains")).json == {"drains": []}
+        assert (await ask("GET", "/v1/status")).json["drains"] == []
+
+    ask(scenario)

@@ -35,7 +35,7 @@ class MemoryCore:
 
     def submit(self, command: Command, who: str) -> Snapshot:
         after = state.apply(self.intent, command)
-        if after is not self.intent:
+        if after is not self.intent:  # a commit
             self.intent = replace(after, revision=self.intent.revision + 1)
         self.seen.append((command, who))
         views = tuple(_view(service) for service in self.intent.services.values())
@@ -55,7 +55,8 @@ def _view(service: Service) -> ServiceView:
 
 
 def _destination_view(d: Destination) -> DestinationView:
-    return DestinationView(d.name, d.address, d.port, d.weight, d.method, "operator", "up", "", True, drain_left_s=d.drain_s)
+    where = (d.name, d.address, d.port, d.weight, d.method)
+    return DestinationView(*where, "operator", "up", "", True, drain_left_s=d.drain_s, wanted=d.weight, destination=d)
 
 
 @dataclass

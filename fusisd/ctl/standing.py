@@ -1,0 +1,84 @@
+"""fusisctl's commands for how the balancer stands: `status`, and `join-command`, which brings a server in.
+
+Does not: know HTTP (client.py does).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from fusisd.ctl import render, words
+from fusisd.ctl.client import Client, CtlError
+
+
+def declare(commands: words.Commands) -> None:
+    """Add the commands of this module."""
+    text = "how it stands: problems, nodes; exit status 1 when there is a problem"
+    words.command(commands, "status", status, text, "fusisctl status")
+    text = "print the line that brings a server into a service (key included: treat it as a secret)"
+    join = words.command(commands, "join-command", join_command, text, "fusisctl join-command --service web --port 8080")
+    join.add_argument("--service", metavar="NAME", help="the service that the server will offer (default: the only one)")
+    join.add_argument("--port", type=int, default=80, help="the port on which it answers (default 80)")
+    join.add_argument("--mode", default="nat", choices=("nat", "route", "tunnel"), help="forwarding method (default nat)")
+    join.add_argument(
+        "--state-dir", type=Path, default=Path("/var/lib/fusisd"), metavar="DIR", help="fusisd's (default %(default)s)"
+    )
+
+
+def status(client: Client, options: argparse.Namespace) -> int:
+    """Problems and nodes."""
+    found = client.get_object("/status", "serf")
+    if options.json:
+        render.say_json(found)
+        return 0 if found["ok"] else 1
+    render.say(f"fusisd {found['version']} on {found['iface'] or 'no interface (dry run)'}")
+    for problem in found["problems"]:
+        render.say(f"  problem: {problem}")
+    if found["ok"]:
+        render.say("  everything is as it should be")
+    nodes = [
+        (n["name"], n["address"], n["status"], ",".join(n["services"]), f"{n['since_s']:.0f}s") for n in found["nodes"]
+    ]
+    render.table(("NODE", "ADDRESS", "SERF", "SERVICES", "SINCE"), nodes)
+    return 0 if found["ok"] else 1
+
+
+def join_command(client: Client, options: argparse.Namespace) -> int:
+    """One line for a root shell on the real server: it stores the key, readable by root only, and runs the agent."""
+    serf = client.get_object("/status", "serf")["serf"]
+    if serf["mode"] != "managed":
+        raise CtlError("this fusisd keeps no Serf agent of its own (--serf managed): servers join that of yours")
+    key = shlex.quote(secret(options.state_dir / "serf" / "key"))
+    agent = ["fusis-agent", "--balancer", serf["address"], "--key-file", "/etc/fusis/key"]
+    agent += ["--service", options.service or _only_service(client)]
+    agent += ["--port", str(options.port), "--mode", options.mode]
+    agent += ["--bind-port", str(serf["port"])] if serf["port"] != 7946 else []
+    line = f"(umask 077; mkdir -p /etc/fusis && printf '%s\\n' {key} >/etc/fusis/key) && {shlex.join(agent)}"
+    if options.json:
+        render.say_json({"command": line})
+    else:
+        render.say_raw(line)
+    return 0
+
+
+def _only_service(client: Client) -> str:
+    """The one service that there is. Raises CtlError."""
+    services: list[dict[str, Any]] = client.get_list("/services")
+    names: list[str] = [service["Name"] for service in services if service["Name"]]
+    if len(names) != 1:
+        there = f"there are {', '.join(names)}" if names else "there is none yet"
+        raise CtlError(f"which service will the server offer? Give --service ({there})", 2)
+    return names[0]
+
+
+def secret(file: Path) -> str:
+    """What a file for root holds. Raises CtlError."""
+    try:
+        return file.read_text("ascii").strip()
+    except PermissionError:
+        raise CtlError(f"{file} is for root: run fusisctl as root") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CtlError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
