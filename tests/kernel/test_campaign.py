@@ -59,7 +59,9 @@ def live(balancer: Balancer, operators: Operators, dice: random.Random) -> None:
         balancer.kill()
         return
     operators.start()
-    threading.Event().wait(dice.uniform(0.02, 1.0))
+    enough = operators.acknowledged + dice.randrange(6)
+    poll(lambda: operators.acknowledged >= enough, 60, "changes")
+    threading.Event().wait(dice.uniform(0.0, 0.3))
     balancer.kill()
     operators.stop()
 
