@@ -17,6 +17,7 @@ from fusisd.health.states import diagram
 from fusisd.web.v1.services import Services
 from fusisd.web.v1.table import Table
 from pyipvs import cli
+from pyipvs.testing import FakeKernel
 from tests.fusisd.web_helpers import MemoryCore
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +83,16 @@ def test_the_examples_of_the_library_run() -> None:
     results = doctest.testmod(pyipvs, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert results.attempted >= 5
     assert results.failed == 0
+
+
+def test_the_session_in_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, real = FakeKernel(), pyipvs.IPVS
+    monkeypatch.setattr(pyipvs, "IPVS", lambda: real(transport=kernel))
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for block in blocks:
+        runner.run(doctest.DocTestParser().get_doctest(block, {}, "README.md", None, 0))
+    assert (runner.tries > 3, runner.failures) == (True, 0)
 
 
 def test_links_between_documents_lead_somewhere() -> None:
