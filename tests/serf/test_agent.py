@@ -19,8 +19,8 @@ from tests.lab.expect import poll
 from tests.serf.agents import Agents, address
 
 ROOT = Path(__file__).parents[2]
-RPC_PORT = 20000 + os.getpid() % 10000
-BIND_PORT = RPC_PORT + 10000  # on lo all share 127.0.0.1: tests of two checkouts must not meet there
+RPC_PORT = 10000 + os.getpid() % 10000  # on lo all share 127.0.0.1: tests of two checkouts must not meet there
+BIND_PORT = RPC_PORT + 10000  # below 32768, from where on the kernel gives ports to whoever connects
 
 
 class Running:
