@@ -9,20 +9,17 @@ Does not: decide (target.py does), read a clock, or touch the kernel.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from fusisd import target
 from fusisd.judge import DrainKey
+from fusisd.mappings import changed
 from fusisd.membership import Nodes
 from fusisd.model import CheckTarget, HostSeen, HostWanted, Intent, Masquerade, Service
 from fusisd.target import Target, TargetService, World
 from pyipvs import ServiceKey
 
 _SETTLED = frozenset({"up", "standby", "refused"})
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class Parts(NamedTuple):
@@ -74,6 +71,11 @@ class Targets:
     def wake_s(self) -> float | None:
         """When `due` will name somebody."""
         return min(self._wakes.values(), default=None)
+
+    @property
+    def waking(self) -> frozenset[str]:
+        """The services for which something changes with the time alone: a drain, a server that lingers."""
+        return frozenset(self._wakes)
 
     def due(self, now_s: float) -> set[str]:
         """The services that must be thought of again by now."""
@@ -149,17 +151,6 @@ def _drained(service: TargetService) -> Iterator[DrainKey]:
     for verdict in service.verdicts:
         if verdict.state == "drained" and verdict.candidate.node is None:
             yield (service.name, verdict.candidate.destination.name)
-
-
-def changed(before: Mapping[K, V], after: Mapping[K, V]) -> set[K]:
-    """The keys of `after` whose value is new, and some others when what stood before them left; none that is missing there.
-
-    By place and identity, which is ten times cheaper than to look up a thousand keys: a value has one key only, so one that
-    stands where it stood is unchanged.
-    """
-    found = {key for (key, value), old in zip(after.items(), before.values(), strict=False) if value is not old}
-    found.update(islice(after, len(before), None))
-    return found
 
 
 def touched_by_nodes(before: Nodes, after: Nodes) -> set[str]:

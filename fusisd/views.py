@@ -16,11 +16,11 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from fusisd.judge import Drain, Verdict
+from fusisd.mappings import changed
 from fusisd.membership import Nodes
 from fusisd.model import CheckTarget, Health, Node, Service
 from fusisd.ports import DestinationView, KernelDestination, KernelService, KernelTable, ServiceView, Snapshot
 from fusisd.target import Target, TargetService, World
-from fusisd.targets import changed
 from pyipvs import ServiceKey
 
 log = logging.getLogger(__name__)
@@ -79,8 +79,8 @@ class Known:
     """What else is wrong, as whole sentences."""
     counts: Counts
     facts: Mapping[str, object]
-    counting_down: bool = False
-    """Something in it changes with the time alone (a drain's)."""
+    counting: frozenset[str] = frozenset()
+    """The services in which something changes with the time alone (a drain's)."""
 
 
 class Parts(NamedTuple):
@@ -129,8 +129,8 @@ class Views:
         world = known.world
         settled = (world.owned, world.host.failures, known.refusals)
         parts = Parts(world.intent.services, known.target.services, world.table, *settled)
-        if known.counting_down or self._parts is None or any(map(operator.is_not, parts, self._parts)):
-            names = self._touched(parts)
+        if known.counting or self._parts is None or any(map(operator.is_not, parts, self._parts)):
+            names = self._touched(parts, known.counting)
             if names is None:
                 self._look_at_all(known, now_s)
             else:
@@ -140,7 +140,7 @@ class Views:
         counts = known.counts.copy()
         return Snapshot(generation, now_s, self._views, world.intent, lambda: _status(known, counts, now_s))
 
-    def _touched(self, parts: Parts) -> set[str] | None:
+    def _touched(self, parts: Parts, counting: frozenset[str]) -> set[str] | None:
         """The services of ours that may look another way, when that is all that changed; else None."""
         old = self._parts
         if old is None or parts.owned is not old.owned or parts[4:] != old[4:]:
@@ -149,11 +149,10 @@ class Views:
             return None
         names = changed(old.services, parts.services)
         keys = changed(old.targets, parts.targets) | changed(old.table, parts.table)
-        keys |= {key for key, service in parts.targets.items() if service.wake_s is not None}  # it counts down
         rekeyed = any(self._names.get(parts.services[name].key) != name for name in names)
         if rekeyed or not keys <= self._names.keys() or not self._foreign.keys() <= parts.table.keys():
             return None
-        return names | {self._names[key] for key in keys}
+        return names | counting | {self._names[key] for key in keys}
 
     def _look_at_all(self, known: Known, now_s: float) -> None:
         intent, table = known.world.intent, known.world.table

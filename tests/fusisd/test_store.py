@@ -358,8 +358,8 @@ CREATE TABLE globals (name TEXT PRIMARY KEY, document TEXT NOT NULL);
 INSERT INTO globals VALUES ('ranges', '["10.9.0.0/24"]');
 """
 WEB_2 = (
-    '{"key": "tcp/10.0.0.1:80", "scheduler": "wlc", "destinations": {"rs1": {"address": "10.0.0.11", "port": 8080, "weight": '
-    '5, "method": "nat"}, "rs2": {"address": "10.0.0.12", "port": 80, "weight": 0, "method": "route"}}}'
+    '{"key": "tcp/10.0.0.1:80", "scheduler": "wlc", "destinations": {"rs1": {"address": "10.0.0.11", "port": 8080, '
+    '"weight": 5, "method": "nat"}, "rs2": {"address": "10.0.0.12", "port": 80, "weight": 0, "method": "route"}}}'
 )
 
 
