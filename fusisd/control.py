@@ -219,7 +219,7 @@ class Control:
 
     def _look_at_kernel(self, now_s: float, asked: bool) -> None:
         """Take in what somebody else changed; our own changes are known already."""
-        seen = self._look.again(now_s, asked, self._drained_keys())
+        seen = self._look.again(now_s, asked, self._targets.draining())
         if not seen:
             return
         before = self._world.table
@@ -230,14 +230,6 @@ class Control:
         self._take(fold.kernel(self._world, seen))
         self._pending |= self.owned.intersection(seen)
         self._targets.look_at_foreign(self._world)
-
-    def _drained_keys(self) -> set[ServiceKey]:
-        """The services whose connections are waited for."""
-        return {
-            service.service.key
-            for service in self._targets.services.values()
-            if any(verdict.state == "draining" for verdict in service.verdicts)
-        }
 
     # What follows from it.
 

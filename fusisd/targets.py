@@ -77,6 +77,11 @@ class Targets:
         """The services for which something changes with the time alone: a drain, a server that lingers."""
         return frozenset(self._wakes)
 
+    def draining(self) -> set[ServiceKey]:
+        """The services with a destination whose connections are waited for."""
+        services = [self.services[self._keys[name]] for name in self._wakes]  # whatever drains has a deadline
+        return {s.service.key for s in services if any(verdict.state == "draining" for verdict in s.verdicts)}
+
     def due(self, now_s: float) -> set[str]:
         """The services that must be thought of again by now."""
         return {name for name, wake_s in self._wakes.items() if wake_s <= now_s}

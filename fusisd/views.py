@@ -145,12 +145,12 @@ class Views:
         old = self._parts
         if old is None or parts.owned is not old.owned or parts[4:] != old[4:]:
             return None
-        if [len(part) for part in parts[:3]] != [len(part) for part in old[:3]]:
+        if len(parts.services) != len(old.services):
             return None
         names = changed(old.services, parts.services)
-        keys = changed(old.targets, parts.targets) | changed(old.table, parts.table)
+        keys = _changed_or_gone(old.targets, parts.targets) | _changed_or_gone(old.table, parts.table)
         rekeyed = any(self._names.get(parts.services[name].key) != name for name in names)
-        if rekeyed or not keys <= self._names.keys() or not self._foreign.keys() <= parts.table.keys():
+        if rekeyed or any(key not in self._names for key in keys):
             return None
         return names | counting | {self._names[key] for key in keys}
 
@@ -176,6 +176,10 @@ class Views:
     def _foreign_view(self, key: ServiceKey, seen: KernelService) -> tuple[KernelService, ServiceView]:
         cached = self._foreign.get(key)
         return cached if cached is not None and cached[0] is seen else (seen, _foreign_service(key, seen))
+
+
+def _changed_or_gone(before: Mapping[ServiceKey, object], after: Mapping[ServiceKey, object]) -> set[ServiceKey]:
+    return set() if before is after else changed(before, after) | (before.keys() - after.keys())
 
 
 def log_node_changes(before: Nodes, after: Nodes) -> None:
