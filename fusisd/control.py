@@ -359,11 +359,12 @@ class Control:
         problems = [f"serf: {self._serf_problem}"] if self._serf_problem else []
         problems += [f"kernel: {self._look.problem}"] if self._look.problem else []
         problems += [f"timeouts: {self._timeouts_problem}"] if self._timeouts_problem else []
-        if now_s < self._paused_until_s:
+        held = "changes are paused" if now_s < self._paused_until_s else ""
+        if held:
             problems.append(f"paused for {self._paused_until_s - now_s:.0f} s more: nothing is changed in the kernel")
-        facts = {**self._facts, "serf_connected": not self._serf_problem}
+        facts = {**self._facts, "serf_connected": not self._serf_problem, "checks": self._checks.figures}
         built, reasons = self._targets, self._applier.reasons()
-        known = views.Known(self._world, built.target, reasons, tuple(problems), self._counts, facts, built.waking)
+        known = views.Known(self._world, built.target, reasons, tuple(problems), self._counts, facts, built.waking, held)
         self.snapshot = self._views.snapshot(known, self.snapshot.generation + 1, now_s)
 
     def _answer(self, left: bool, now_s: float) -> None:

@@ -306,3 +306,5 @@ class HostSeen:
     """What stands in the way of traffic and is not ours to change (the FORWARD policy), or concerns others too."""
     settled: bool = True
     """The last wish was worked off (with or without failures)."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Since the start: address events heeded, and others' hands undone."""

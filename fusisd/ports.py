@@ -90,6 +90,10 @@ class ChecksPort(Protocol):
     def want(self, targets: frozenset[CheckTarget]) -> None:
         """Probe exactly these from now on; never blocks. State of targets that stay is kept."""
 
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """How it goes, for the status: how many targets, probes a second, how far intervals are stretched."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:

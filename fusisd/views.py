@@ -81,6 +81,8 @@ class Known:
     facts: Mapping[str, object]
     counting: frozenset[str] = frozenset()
     """The services in which something changes with the time alone (a drain's)."""
+    held: str = ""
+    """Why nothing is changed in the kernel at present; "" = it is."""
 
 
 class Parts(NamedTuple):
@@ -92,6 +94,7 @@ class Parts(NamedTuple):
     owned: frozenset[ServiceKey]
     failures: Mapping[str, str]
     refusals: Mapping[ServiceKey, str]
+    held: str
 
 
 class Row(NamedTuple):
@@ -127,7 +130,7 @@ class Views:
     def snapshot(self, known: Known, generation: int, now_s: float) -> Snapshot:
         """The snapshot of this moment."""
         world = known.world
-        settled = (world.owned, world.host.failures, known.refusals)
+        settled = (world.owned, world.host.failures, known.refusals, known.held)
         parts = Parts(world.intent.services, known.target.services, world.table, *settled)
         if known.counting or self._parts is None or any(map(operator.is_not, parts, self._parts)):
             names = self._touched(parts, known.counting)
@@ -211,7 +214,7 @@ def _own_service(
         service.scheduler,
         service.persistence_s,
         foreign=False,
-        applied=seen is not None and target is not None and not reason,
+        applied=not reason,
         reason=reason or (target.warning if target is not None else ""),
         destinations=tuple(row.view for row in rows),
         service=service,
@@ -224,6 +227,9 @@ def _not_applied(service: Service, target: TargetService | None, known: Known) -
         return f"{service.key} exists in the kernel and is not ours: adopt it, delete it there, or delete this service"
     if refusal := known.refusals.get(service.key):
         return refusal
+    seen = known.world.table.get(service.key)
+    if (seen is None) is not target.over or (seen is not None and seen.service != target.service):
+        return known.held or "not applied yet"
     return known.world.host.failures.get(f"vip {service.key.address}", "")
 
 
@@ -255,7 +261,7 @@ def _destination(verdict: Verdict, there: KernelDestination | None, now_s: float
         origin="operator" if candidate.node is None else "serf",
         state=verdict.state,
         reason=verdict.reason,
-        applied=there is not None,
+        applied=there is not None and there.destination.weight == verdict.weight,
         active=there.active if there is not None else 0,
         inactive=there.inactive if there is not None else 0,
         drain_left_s=None if candidate.drain is None else max(0.0, candidate.drain.until_s - now_s),
@@ -303,6 +309,7 @@ def _status(known: Known, counts: Counts, now_s: float) -> dict[str, object]:
         "nodes": [_node(node, now_s) for node in world.nodes.values()],
         "vips": sorted(world.host.vips),
         "external_vips": sorted(world.host.external),
+        "host": dict(world.host.counts),
         "revision": world.intent.revision,
         "drains": [_drain(*key, drain, now_s) for key, drain in world.drains.items() if _still_drains(known, *key)],
         **counts.shown(),

@@ -85,6 +85,6 @@ DESTINATIONS = ("NAME", "ADDRESS", "METHOD", "WEIGHT", "ACTIVE", "INACTIVE", "ST
 
 def weights(row: dict[str, Any]) -> str:
     """The kernel's weight, and the one it should have where that is another; `-` when it is not in the kernel."""
-    there = str(row["weight"]) if row["applied"] else "-"
+    there = str(row["weight"]) if row["applied"] or row["weight"] else "-"
     wanted = "-" if row["wanted"] is None else str(row["wanted"])
     return there if there == wanted else f"{there} (wanted {wanted})"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from fusisd.health.lanes import Lane
 from fusisd.health.states import Record, could_not_ask, judged, pause_s
@@ -71,6 +71,12 @@ class Monitor:
     def per_second(self) -> float:
         """Probes that ended in the last full second."""
         return self._load.per_second
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """See ports.ChecksPort. `unable`: targets that this machine cannot ask at present."""
+        rates = {"per_second": round(self.per_second, 1), "interval_stretch": round(self.stretch, 2)}
+        return {"targets": len(self._watched), "unable": len(self._unable), **rates}
 
     def want(self, targets: frozenset[CheckTarget]) -> None:
         """See ports.ChecksPort."""

@@ -158,6 +158,7 @@ class HostPlumbing:
             failures=failures,
             warnings=await self._warnings(wanted, audit),
             settled=not self._bell.is_set(),
+            counts=self.counts,
         )
 
     async def _switches(self, wanted: HostWanted, failures: Failures) -> None:

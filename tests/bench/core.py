@@ -54,6 +54,10 @@ class World:
     def want(self, wanted: Any) -> None:
         self.wanted = wanted
 
+    @property
+    def figures(self) -> dict[str, float]:
+        return {}
+
 
 def intent_of(shape: Shape, checked: bool = True) -> Intent:
     """Services with a check (or without), and their destinations."""

@@ -83,6 +83,10 @@ class Checks:
     def want(self, targets: frozenset[CheckTarget]) -> None:
         self.wanted = targets
 
+    @property
+    def figures(self) -> dict[str, float]:
+        return {"targets": len(self.wanted)}
+
 
 class Daemon:
     """A Control on a fake kernel, driven turn by turn."""
