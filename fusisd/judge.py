@@ -33,6 +33,7 @@ from fusisd.model import (
     NodeStatus,
     Service,
 )
+from fusisd.nodes import DRAINS
 from fusisd.ports import KernelDestination
 from fusisd.state import cannot_forward, kernel_destination
 from pyipvs import ForwardingMethod, Protocol, ServiceKey
@@ -172,7 +173,7 @@ def _leaving(service: Service, node: Node, drains: Mapping[DrainKey, Drain]) -> 
     """The drain of a destination that Serf brought."""
     if node.name in service.excluded:
         return drains.get((service.name, node.name), Drain(0.0, 0.0)), "an operator deleted it"
-    if node.status in (NodeStatus.LEAVING, NodeStatus.LEFT):
+    if node.status in DRAINS:
         return Drain(node.since_s, DRAIN_LIMIT_S), f"its node is {node.status.value}"
     if (dropped_s := node.withdrawn.get(service.name)) is not None:
         return Drain(dropped_s, DRAIN_LIMIT_S), "its tags dropped the service"
