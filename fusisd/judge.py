@@ -5,7 +5,7 @@ which state it is, why, and when to think again. The rules, in the order they ar
 
     draining    an operator's DELETE, its node left, or its tags dropped the service: weight 0, out when no connection is
                 active any more, at its deadline at the latest (UDP: out at once)
-    no check    in, unless Serf calls the node failed
+    no check    in, unless Serf calls the node failed; as the kernel has it until Serf has spoken after our restart
     up          in; a node that Serf calls failed stays, flagged (absence of gossip is not evidence, an answer is)
     unknown     as the kernel has it: our own restart moves no traffic, a new destination waits for its first pass
     down        TCP and SCTP weight 0, out after LINGER_S; out at once when UDP or when Serf calls the node failed too
@@ -100,7 +100,7 @@ def judge(
     node, weight = candidate.node, candidate.destination.weight
     failed = node is not None and node.status is NodeStatus.FAILED
     if candidate.check is None:
-        return Verdict(candidate, None, "failed", "Serf says failed") if failed else Verdict(candidate, weight, "up")
+        return _unchecked(candidate, present)
     if health.state is CheckState.UP:
         return Verdict(candidate, weight, "up", "Serf says failed, but its check passes" if failed else "")
     if health.state is CheckState.UNKNOWN:
@@ -112,6 +112,17 @@ def judge(
     if lingers and now_s < until_s:
         return Verdict(candidate, 0, "down", health.reason, wake_s=until_s)
     return Verdict(candidate, None, "down", health.reason)
+
+
+def _unchecked(candidate: Candidate, present: KernelDestination | None) -> Verdict:
+    """Without a check Serf's word is all there is, and after our start there is none until it has spoken."""
+    status = candidate.node.status if candidate.node is not None else NodeStatus.ALIVE
+    if status is NodeStatus.FAILED:
+        return Verdict(candidate, None, "failed", "Serf says failed")
+    if status is NodeStatus.REMEMBERED:
+        there = None if present is None else present.destination.weight
+        return Verdict(candidate, there, "checking", "waiting for Serf's word")
+    return Verdict(candidate, candidate.destination.weight, "up")
 
 
 def _draining(candidate: Candidate, drain: Drain, present: KernelDestination | None, now_s: float) -> Verdict:
