@@ -23,8 +23,8 @@ import pyipvs
 from fusisd import fold, look, membership, plan, target, targets, views
 from fusisd.applier import Applier, Done
 from fusisd.commands import EndDrain
+from fusisd.drains import DrainKey
 from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged, Refresh, SerfState, Told, Value
-from fusisd.judge import DrainKey
 from fusisd.look import Look
 from fusisd.model import CheckTarget, Health, HostSeen, HostWanted, Intent
 from fusisd.ports import ChecksPort, HostPort, KernelPort, KernelService, KernelTable, Snapshot

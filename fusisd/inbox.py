@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from fusisd import membership
 from fusisd.commands import EndDrain
-from fusisd.judge import Drain, DrainKey
+from fusisd.drains import Drain, DrainKey
 from fusisd.model import CheckTarget, Health, HostSeen, Intent
 from fusisd.ports import Remembered, Snapshot
 from pyipvs import ServiceKey

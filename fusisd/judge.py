@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyipvs
+from fusisd.drains import TABLE, Drain, DrainKey, Phase, sight_of, wake_s
 from fusisd.model import (
     CheckKind,
     CheckSpec,
@@ -40,25 +41,9 @@ from pyipvs import ForwardingMethod, Protocol, ServiceKey
 
 LINGER_S = 30.0  # established TCP connections get this long at weight 0 before their failed destination is deleted
 DRAIN_LIMIT_S = 60.0  # and this long when its node leaves
-QUIET_S = 3.0  # a drain lasts this long at least: a handshake or the last packets of an answer count as inactive
 
 UNKNOWN = Health()
 NO_CHECK = CheckSpec(CheckKind.NONE)
-DrainKey = tuple[str, str | None]
-"""(service, destination), or (service, None) for the whole service."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """A drain that runs: since when, and for how long at the most, in monotonic seconds."""
-
-    since_s: float
-    limit_s: float
-
-    @property
-    def until_s(self) -> float:
-        """Its deadline."""
-        return self.since_s + self.limit_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +79,10 @@ def judge(
     """The verdict on one candidate alone; `present` is what the kernel has of it now, None when it is not there."""
     if candidate.problem:
         return Verdict(candidate, None, "refused", candidate.problem)
-    lingers = protocol is not Protocol.UDP and present is not None
-    if candidate.drain is not None:
-        return _draining(candidate, candidate.drain, present if lingers else None, now_s)
+    if (drain := candidate.drain) is not None:
+        if TABLE[sight_of(drain, protocol, present, now_s)] is Phase.OVER:
+            return Verdict(candidate, None, "drained", candidate.drained_by)
+        return Verdict(candidate, 0, "draining", candidate.drained_by, wake_s(drain, present, now_s))
     node, weight = candidate.node, candidate.destination.weight
     failed = node is not None and node.status is NodeStatus.FAILED
     if candidate.check is None:
@@ -109,7 +95,7 @@ def judge(
     if failed:
         return Verdict(candidate, None, "down", f"{health.reason}; Serf says failed too")
     until_s = health.since_s + LINGER_S
-    if lingers and now_s < until_s:
+    if present is not None and protocol is not Protocol.UDP and now_s < until_s:
         return Verdict(candidate, 0, "down", health.reason, wake_s=until_s)
     return Verdict(candidate, None, "down", health.reason)
 
@@ -123,17 +109,6 @@ def _unchecked(candidate: Candidate, present: KernelDestination | None) -> Verdi
         there = None if present is None else present.destination.weight
         return Verdict(candidate, there, "checking", "waiting for Serf's word")
     return Verdict(candidate, candidate.destination.weight, "up")
-
-
-def _draining(candidate: Candidate, drain: Drain, present: KernelDestination | None, now_s: float) -> Verdict:
-    """Weight 0 while a connection is active and time is left; never puts anything in."""
-    if present is None:
-        return Verdict(candidate, None, "drained", candidate.drained_by)
-    quiet_s = drain.since_s + min(QUIET_S, drain.limit_s)
-    if now_s >= drain.until_s or (present.active == 0 and present.destination.weight == 0 and now_s >= quiet_s):
-        return Verdict(candidate, None, "drained", candidate.drained_by)
-    wake_s = drain.until_s if present.active else min(drain.until_s, max(quiet_s, now_s + 1.0))
-    return Verdict(candidate, 0, "draining", candidate.drained_by, wake_s=wake_s)
 
 
 def candidates(service: Service, offers: Iterable[Node], drains: Mapping[DrainKey, Drain]) -> Iterator[Candidate]:

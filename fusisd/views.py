@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from fusisd.judge import Drain, Verdict
+from fusisd.drains import Drain
+from fusisd.judge import Verdict
 from fusisd.membership import Nodes
 from fusisd.model import CheckTarget, Health, Node, Service
 from fusisd.ports import DestinationView, KernelService, ServiceView, Snapshot

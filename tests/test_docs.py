@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 import pyipvs
-from fusisd import nodes
+from fusisd import drains, nodes
 from fusisd.health import states
 from fusisd.web.v1.services import Services
 from fusisd.web.v1.table import Table
@@ -103,6 +103,6 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert (path.parent / link).exists(), f"{path.name}: {link}"
 
 
-@pytest.mark.parametrize("machine", [states, nodes], ids=lambda machine: machine.__name__)
+@pytest.mark.parametrize("machine", [states, nodes, drains], ids=lambda machine: machine.__name__)
 def test_a_life_is_drawn_from_its_table(machine: ModuleType) -> None:
     assert f"```mermaid\n{machine.diagram()}```\n" in (ROOT / "docs/reliability.md").read_text()

@@ -25,9 +25,9 @@ from fusisd.commands import (
     UpdateDestination,
     UpdateService,
 )
+from fusisd.drains import Drain, DrainKey
 from fusisd.errors import Refused
 from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged
-from fusisd.judge import Drain, DrainKey
 from fusisd.model import Announce, CheckSpec, CheckState, Destination, Health, Intent, Service, Tier
 from fusisd.notes import Notes, drains_after
 from pyipvs import IPVS, ServiceKey

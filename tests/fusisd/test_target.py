@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fusisd import membership, target
-from fusisd.judge import QUIET_S
+from fusisd.drains import QUIET_S
 from fusisd.model import CheckState, Health, Intent, Masquerade
 from fusisd.ports import KernelDestination, KernelService
 from fusisd.target import Target, World
