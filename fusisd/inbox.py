@@ -72,6 +72,8 @@ class Beginning:
     serf_expected: bool = True
     drains: Mapping[DrainKey, Drain] = field(default_factory=dict)
     paused_until_s: float = 0.0
+    vips: frozenset[str] = frozenset()
+    """Addresses of ours that stand on the host still."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """What the status shows as it is: version, interface, Serf's address."""
 
