@@ -50,6 +50,7 @@ LONGEST_S = 120.0
 NO_TIME_LEFT_S = 10.0  # a drain's deadline and what settling takes
 
 numbers = st.integers(1, 4)
+which = st.integers(0, 99)
 keys = st.sampled_from([*KEYS, FOREIGN])
 services = st.builds(
     Service,
@@ -143,9 +144,9 @@ class Machine(RuleBasedStateMachine):
         self.fake = FakeKernel()
         return IPVS(transport=self.fake), None
 
-    def connections(self, key: ServiceKey, destination: str, active: int) -> None:
-        """Clients come or go. Raises KeyError when there is no such destination."""
-        self.fake.traffic(str(key), destination, active=active)
+    def connections(self, key: str, destination: str, active: int) -> None:
+        """Clients come or go."""
+        self.fake.traffic(key, destination, active=active)
 
     def begun(self, beginning: Beginning) -> Daemon:
         daemon = Daemon(beginning, kernel=Witness(self.ipvs, self.probe, self.interface), host=self.interface)
@@ -164,11 +165,17 @@ class Machine(RuleBasedStateMachine):
 
     # What happens.
 
-    @initialize()
-    def somebody_else_balances_too(self) -> None:
+    @initialize(begun=st.booleans())
+    def somebody_else_balances_too(self, begun: bool = False) -> None:
+        """And an operator has begun, half of the time: what goes wrong seldom does so on an empty table."""
         self.ipvs.add_service(FOREIGN, scheduler="rr")
         self.ipvs.add_destination(FOREIGN, "10.9.9.1:80", method="route", weight=7)
         self.others = self.table()
+        if begun:
+            rows = (Destination(f"d{number}", f"10.0.0.{10 + number}", 80, 1, ROUTE) for number in (1, 2))
+            self.submit(AddService(Service("web", KEYS[0], destinations={row.name: row for row in rows}, check=CheckSpec())))
+            self.submit(AddService(Service("dns", KEYS[1], check=CheckSpec())))
+            self.settle()
 
     @rule(command=commands, slow=st.booleans())
     def an_operator_commands(self, command: Command, slow: bool) -> None:
@@ -180,24 +187,27 @@ class Machine(RuleBasedStateMachine):
         self.daemon.turn(MembersSeen(tuple(members)))
         self.settle()
 
-    @rule(number=numbers, up=st.booleans())
-    def a_check_comes_to_a_conclusion(self, number: int, up: bool) -> None:
+    @rule(which=which, up=st.booleans())
+    def a_check_comes_to_a_conclusion(self, which: int, up: bool) -> None:
         found = Health(CheckState.UP if up else CheckState.DOWN, self.daemon.clock(), "" if up else "refused")
-        mine = [check for check in self.daemon.checks.wanted if check.address == f"10.0.0.{10 + number}"]
-        self.daemon.turn(*(ProbeChanged(check, found) for check in mine))
+        if wanted := sorted(self.daemon.checks.wanted, key=str):
+            self.daemon.turn(ProbeChanged(wanted[which % len(wanted)], found))
         self.settle()
 
-    @rule(key=st.sampled_from(KEYS), number=numbers, active=st.integers(0, 2))
-    def clients_connect(self, key: ServiceKey, number: int, active: int) -> None:
-        with contextlib.suppress(KeyError):
-            self.connections(key, f"10.0.0.{10 + number}:80", active)
+    @rule(which=which, active=st.integers(0, 2))
+    def clients_connect(self, which: int, active: int) -> None:
+        ours = self.daemon.control.owned & self.ipvs.snapshot().keys()
+        places = sorted((str(key), str(row.destination)) for key in ours for row in self.ipvs.destinations(key))
+        if places:
+            self.connections(*places[which % len(places)], active)
         self.settle()
 
-    @rule(number=numbers, key=st.sampled_from(KEYS), weight=st.integers(0, 9))
-    def somebody_meddles(self, number: int, key: ServiceKey, weight: int) -> None:
+    @rule(number=numbers, which=which, weight=st.integers(0, 9))
+    def somebody_meddles(self, number: int, which: int, weight: int) -> None:
         """ipvsadm -e, -a or -D on what is ours."""
-        if key not in self.daemon.control.owned:
+        if not (ours := sorted(self.daemon.control.owned, key=str)):
             return
+        key = ours[which % len(ours)]
         meddled = pyipvs.Destination(f"10.0.0.{10 + number}", 80, weight, ROUTE)
         for verb in (self.ipvs.update_destination, self.ipvs.add_destination):
             try:
@@ -245,9 +255,10 @@ class Machine(RuleBasedStateMachine):
         claimed = frozenset(service.key for name, service in after.services.items() if name in changed)
         self.intent = state.replace(after, revision=before.revision + 1)
         self.noted = (self.noted | claimed) - taken.let_go
-        table = self.table()
-        self.others = {key: row for key, row in self.others.items() if key not in map(str, claimed)}
-        self.others |= {str(key): table[str(key)] for key in taken.let_go if str(key) in table}
+        if isinstance(command, Adopt):
+            del self.others[str(command.key)]
+        if isinstance(command, Release) and (row := self.table().get(str(before.services[command.name].key))):
+            self.others[str(before.services[command.name].key)] = row
         if applied:
             self.daemon.control.enter(
                 Committed(self.intent, claimed, let_go=frozenset(taken.let_go), drains=dict(self.drains))
@@ -354,14 +365,15 @@ class Machine(RuleBasedStateMachine):
         now_s = self.daemon.clock()
         for (service, _), drain in self.drains.items():
             assert service in self.intent.services
+            assert drain.since_s <= now_s
             assert now_s < drain.until_s + NO_TIME_LEFT_S or self.only_excluded(service)
         for key, built in self.daemon.control.target.services.items():
-            there = {row.destination.key: row.destination.weight for row in self.ipvs.destinations(key)}
-            for candidate in (verdict.candidate for verdict in built.verdicts):
-                if candidate.drain is not None:
-                    weight = there.get(candidate.destination.key)
-                    assert not weight, "what drains gets no new connections"
-                    assert weight is None or now_s < candidate.drain.until_s + NO_TIME_LEFT_S
+            rows = {row.destination.key: row for row in self.ipvs.destinations(key)}
+            for candidate in (v.candidate for v in built.verdicts if v.candidate.drain is not None and not v.candidate.problem):
+                if (row := rows.get(candidate.destination.key)) is not None:
+                    assert row.active, "nothing is waited for"
+                    assert not row.destination.weight, "what drains gets no new connections"
+                    assert now_s < candidate.drain.until_s + NO_TIME_LEFT_S
 
     def only_excluded(self, name: str) -> bool:
         """A note of what Serf brought stays as long as it is excluded; nothing of it is in the kernel."""

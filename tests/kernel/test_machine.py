@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from pyipvs import IPVS, ServiceKey, TableProbe
+from pyipvs import IPVS, TableProbe
 from tests.fusisd.test_machine import FOUND, Machine, Step, replayed
 from tests.lab.netns import entered
 from tests.lab.topology import make_netns
@@ -34,7 +34,7 @@ class RealMachine(Machine):
             probe = self.resources.enter_context(TableProbe())
         return self.resources.enter_context(IPVS(netns=name)), probe
 
-    def connections(self, key: ServiceKey, destination: str, active: int) -> None:
+    def connections(self, key: str, destination: str, active: int) -> None:
         """None: traffic is other tests' matter (test_fusisd.py, test_campaign.py)."""
 
     def teardown(self) -> None:
