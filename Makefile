@@ -51,9 +51,10 @@ bench-core: setup ## what fusisd's core costs at 10,000 destinations, in the lab
 	@$(LAB) --mem 1G --timeout 900 -- $(PYTHON) -m tests.bench.core
 	@$(PYTHON) -m tests.bench.checks
 
-soak: setup ## half an hour on real IPVS: random changes by several processes, a million operations, 200 kills of fusisd
-	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 \
-	    $(PYTHON) -m pytest -s -p no:cacheprovider tests/kernel/test_soak.py tests/kernel/test_growth.py tests/kernel/test_campaign.py
+soak: setup ## half an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 600 machines
+	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 MACHINES=600 \
+	    $(PYTHON) -m pytest -s -p no:cacheprovider tests/kernel/test_soak.py tests/kernel/test_growth.py tests/kernel/test_campaign.py \
+	    tests/kernel/test_machine.py
 
 clean: ## remove what was built
 	rm -rf .venv .tox build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .import_linter_cache .coverage

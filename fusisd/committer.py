@@ -18,9 +18,9 @@ from fusisd import notes, state
 from fusisd.commands import Command, EndDrain
 from fusisd.control import Control
 from fusisd.door import Door
+from fusisd.drains import Drain, DrainKey
 from fusisd.errors import Conflict, Refused, StoreError, Unavailable
 from fusisd.inbox import Committed
-from fusisd.judge import Drain, DrainKey
 from fusisd.model import Intent
 from fusisd.notes import Notes
 from fusisd.ports import Change, IntentStore, LocalStore, Remembered, Snapshot, StoreCall

@@ -23,8 +23,8 @@ import pyipvs
 from fusisd import fold, look, membership, plan, target, targets, views
 from fusisd.applier import Applier, Done
 from fusisd.commands import EndDrain
+from fusisd.drains import DrainKey
 from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged, Refresh, SerfState, Told, Value
-from fusisd.judge import DrainKey
 from fusisd.look import Look
 from fusisd.model import CheckTarget, Health, HostSeen, HostWanted, Intent
 from fusisd.ports import ChecksPort, HostPort, KernelPort, KernelService, KernelTable, Snapshot
@@ -65,9 +65,8 @@ class Control:
         """`clock` is monotonic seconds."""
         self._kernel, self._host, self._checks, self._clock, self._told = kernel, host, checks, clock, told
         nodes = membership.recalled(beginning.remembered, clock())
-        self._world = World(
-            beginning.intent, nodes, owned=beginning.owned, drains=beginning.drains, offers=target.offered(nodes)
-        )
+        begun = World(beginning.intent, nodes, owned=beginning.owned, drains=beginning.drains)
+        self._world = replace(begun, host=HostSeen(beginning.vips), offers=target.offered(nodes))
         self._memory = membership.memory(nodes)
         self._awaiting_serf = beginning.serf_expected
         self._serf_problem = "not connected yet" if beginning.serf_expected else ""

@@ -145,13 +145,14 @@ class Daemon:
             remembered = await self._store_call(local.remembered)
             drains = drains_of(await self._store_call(local.owned, "drain"))
             paused = await self._store_call(local.owned, "pause")
+            vips = frozenset(await self._store_call(local.owned, "vip"))
         except StoreError as error:
             raise StartupError(str(error)) from None
         keys = frozenset(ServiceKey.parse(key) for key in owned)
         expected = self._config.serf != "off"
         until_s = float(paused.get("until", "0"))
         return Stores(
-            intents, local, Beginning(intent, keys, remembered, expected, drains, until_s, self._facts(own))
+            intents, local, Beginning(intent, keys, remembered, expected, drains, until_s, vips, self._facts(own))
         )
 
     async def _claim_missing(self, control: Control, stores: Stores) -> frozenset[ServiceKey]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from fusisd import membership
 from fusisd.commands import EndDrain
-from fusisd.judge import Drain, DrainKey
+from fusisd.drains import Drain, DrainKey
 from fusisd.model import CheckTarget, Health, HostSeen, Intent
 from fusisd.ports import Remembered, Snapshot
 from pyipvs import ServiceKey
@@ -72,6 +72,8 @@ class Beginning:
     serf_expected: bool = True
     drains: Mapping[DrainKey, Drain] = field(default_factory=dict)
     paused_until_s: float = 0.0
+    vips: frozenset[str] = frozenset()
+    """Addresses of ours that stand on the host still."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """What the status shows as it is: version, interface, Serf's address."""
 

@@ -5,7 +5,7 @@ which state it is, why, and when to think again. The rules, in the order they ar
 
     draining    an operator's DELETE, its node left, or its tags dropped the service: weight 0, out when no connection is
                 active any more, at its deadline at the latest (UDP: out at once)
-    no check    in, unless Serf calls the node failed
+    no check    in, unless Serf calls the node failed; as the kernel has it until Serf has spoken after our restart
     up          in; a node that Serf calls failed stays, flagged (absence of gossip is not evidence, an answer is)
     unknown     as the kernel has it: our own restart moves no traffic, a new destination waits for its first pass
     down        TCP and SCTP weight 0, out after LINGER_S; out at once when UDP or when Serf calls the node failed too
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import pyipvs
+from fusisd.drains import TABLE, Drain, DrainKey, Phase, sight_of, wake_s
 from fusisd.model import (
     CheckKind,
     CheckSpec,
@@ -34,31 +35,16 @@ from fusisd.model import (
     NodeStatus,
     Service,
 )
+from fusisd.nodes import DRAINS
 from fusisd.ports import KernelDestination
 from fusisd.state import cannot_forward, kernel_destination
 from pyipvs import ForwardingMethod, Protocol, ServiceKey
 
 LINGER_S = 30.0  # established TCP connections get this long at weight 0 before their failed destination is deleted
 DRAIN_LIMIT_S = 60.0  # and this long when its node leaves
-QUIET_S = 3.0  # a drain lasts this long at least: a handshake or the last packets of an answer count as inactive
 
 UNKNOWN = Health()
 NO_CHECK = CheckSpec(CheckKind.NONE)
-DrainKey = tuple[str, str | None]
-"""(service, destination), or (service, None) for the whole service."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """A drain that runs: since when, and for how long at the most, in monotonic seconds."""
-
-    since_s: float
-    limit_s: float
-
-    @property
-    def until_s(self) -> float:
-        """Its deadline."""
-        return self.since_s + self.limit_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +80,14 @@ def judge(
     """The verdict on one candidate alone; `present` is what the kernel has of it now, None when it is not there."""
     if candidate.problem:
         return Verdict(candidate, None, "refused", candidate.problem)
-    lingers = protocol is not Protocol.UDP and present is not None
-    if candidate.drain is not None:
-        return _draining(candidate, candidate.drain, present if lingers else None, now_s)
+    if (drain := candidate.drain) is not None:
+        if TABLE[sight_of(drain, protocol, present, now_s)] is Phase.OVER:
+            return Verdict(candidate, None, "drained", candidate.drained_by)
+        return Verdict(candidate, 0, "draining", candidate.drained_by, wake_s(drain, present, now_s))
     node, weight = candidate.node, candidate.destination.weight
     failed = node is not None and node.status is NodeStatus.FAILED
     if candidate.check is None:
-        return Verdict(candidate, None, "failed", "Serf says failed") if failed else Verdict(candidate, weight, "up")
+        return _unchecked(candidate, present)
     if health.state is CheckState.UP:
         return Verdict(candidate, weight, "up", "Serf says failed, but its check passes" if failed else "")
     if health.state is CheckState.UNKNOWN:
@@ -109,20 +96,20 @@ def judge(
     if failed:
         return Verdict(candidate, None, "down", f"{health.reason}; Serf says failed too")
     until_s = health.since_s + LINGER_S
-    if lingers and now_s < until_s:
+    if present is not None and protocol is not Protocol.UDP and now_s < until_s:
         return Verdict(candidate, 0, "down", health.reason, wake_s=until_s)
     return Verdict(candidate, None, "down", health.reason)
 
 
-def _draining(candidate: Candidate, drain: Drain, present: KernelDestination | None, now_s: float) -> Verdict:
-    """Weight 0 while a connection is active and time is left; never puts anything in."""
-    if present is None:
-        return Verdict(candidate, None, "drained", candidate.drained_by)
-    quiet_s = drain.since_s + min(QUIET_S, drain.limit_s)
-    if now_s >= drain.until_s or (present.active == 0 and present.destination.weight == 0 and now_s >= quiet_s):
-        return Verdict(candidate, None, "drained", candidate.drained_by)
-    wake_s = drain.until_s if present.active else min(drain.until_s, max(quiet_s, now_s + 1.0))
-    return Verdict(candidate, 0, "draining", candidate.drained_by, wake_s=wake_s)
+def _unchecked(candidate: Candidate, present: KernelDestination | None) -> Verdict:
+    """Without a check Serf's word is all there is, and after our start there is none until it has spoken."""
+    status = candidate.node.status if candidate.node is not None else NodeStatus.ALIVE
+    if status is NodeStatus.FAILED:
+        return Verdict(candidate, None, "failed", "Serf says failed")
+    if status is NodeStatus.REMEMBERED:
+        there = None if present is None else present.destination.weight
+        return Verdict(candidate, there, "checking", "waiting for Serf's word")
+    return Verdict(candidate, candidate.destination.weight, "up")
 
 
 def candidates(
@@ -186,7 +173,7 @@ def _leaving(service: Service, node: Node, drains: Mapping[DrainKey, Drain]) -> 
     """The drain of a destination that Serf brought."""
     if node.name in service.excluded:
         return drains.get((service.name, node.name), Drain(0.0, 0.0)), "an operator deleted it"
-    if node.status in (NodeStatus.LEAVING, NodeStatus.LEFT):
+    if node.status in DRAINS:
         return Drain(node.since_s, DRAIN_LIMIT_S), f"its node is {node.status.value}"
     if (dropped_s := node.withdrawn.get(service.name)) is not None:
         return Drain(dropped_s, DRAIN_LIMIT_S), "its tags dropped the service"

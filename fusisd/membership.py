@@ -1,8 +1,9 @@
 """What Serf shows of the real servers, turned into nodes and what they offer: pure.
 
 The list is the truth and absence is never evidence: a node that is missing from a list (our own agent restarted, or is
-cut off) keeps its last state and is flagged; only a status seen, or a tag seen dropped, changes what we know. The tags
-contract is docs/tags.md. Does not: talk to Serf, read a clock, or decide what happens to a destination (target.py does).
+cut off) keeps its last state and is flagged; only a status seen, or a tag seen dropped, changes what we know. A node's
+life is the table in nodes.py, the tags contract is docs/tags.md.
+Does not: talk to Serf, read a clock, or decide what happens to a destination (target.py does).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Protocol
 
 from fusisd.errors import Invalid
 from fusisd.model import Node, NodeStatus, Offer, checked_address, checked_name, checked_port, checked_weight
+from fusisd.nodes import DRAINS, TABLE, Sight, sight_of
 from fusisd.ports import Remembered
 from pyipvs import ForwardingMethod
 
@@ -57,8 +59,8 @@ def update(nodes: Nodes, members: Iterable[Member], now_s: float) -> Nodes:
             continue
         after[member.name] = _seen(known, member, now_s)
     for name, node in nodes.items():
-        if name not in after and node.status is not NodeStatus.LEFT:
-            after[name] = replace(node, missing=True)
+        if name not in after and (status := TABLE[node.status, Sight.ABSENT]) is not NodeStatus.UNSEEN:
+            after[name] = replace(node, status=status, missing=True)
     return after
 
 
@@ -78,14 +80,14 @@ def recalled(remembered: Iterable[Remembered], now_s: float) -> Nodes:
 def memory(nodes: Nodes) -> frozenset[Remembered]:
     """What must outlive our restart: every offer, and since when those drain whose node left or dropped them."""
     return frozenset(
-        Remembered(node.name, node.address, offer, node.since_s if _left(node) else node.withdrawn.get(offer.service))
+        Remembered(node.name, node.address, offer, _left_s(node, offer))
         for node in nodes.values()
         for offer in node.offers.values()
     )
 
 
-def _left(node: Node) -> bool:
-    return node.status in (NodeStatus.LEAVING, NodeStatus.LEFT)
+def _left_s(node: Node, offer: Offer) -> float | None:
+    return node.since_s if node.status in DRAINS else node.withdrawn.get(offer.service)
 
 
 def parse_offers(tags: Mapping[str, str]) -> tuple[dict[str, Offer], tuple[str, ...]]:
@@ -132,10 +134,9 @@ def _number(text: str, what: str) -> int:
 
 def _seen(known: Node | None, member: Member, now_s: float) -> Node:
     offers, problems = parse_offers(member.tags)
-    try:
-        status = NodeStatus(str(member.status))
-    except ValueError:
-        status = known.status if known else NodeStatus.FAILED
+    sight = sight_of(member.status)
+    status = TABLE[known.status if known else NodeStatus.UNSEEN, sight]
+    if sight is Sight.OTHER:
         problems = (*problems, f"Serf calls it {member.status!r}, a word not known here")
     try:
         address = checked_address(member.address)

@@ -234,8 +234,10 @@ class Intent:
 
 
 class NodeStatus(Enum):
-    """Serf's word for a member, and `REMEMBERED`: known from before our own restart, not seen in a list since."""
+    """Serf's word for a member; `REMEMBERED`: known from before our own restart, not seen in a list since; `UNSEEN`: not
+    known, so no node has it. nodes.py says how one becomes another."""
 
+    UNSEEN = "unseen"
     ALIVE = "alive"
     LEAVING = "leaving"
     LEFT = "left"

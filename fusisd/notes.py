@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from fusisd import state
 from fusisd.commands import Command, DeleteDestination, Pause, Release
+from fusisd.drains import Drain, DrainKey
 from fusisd.errors import Invalid
-from fusisd.judge import Drain, DrainKey
 from fusisd.model import Intent, Masquerade, Service, checked_address
 from fusisd.target import Target
 from pyipvs import Protocol, ServiceKey

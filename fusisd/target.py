@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import pyipvs
-from fusisd.judge import UNKNOWN, Candidate, Drain, DrainKey, Verdict, candidates, judge, masquerade
+from fusisd.drains import Drain, DrainKey
+from fusisd.judge import UNKNOWN, Candidate, Verdict, candidates, judge, masquerade
 from fusisd.membership import Nodes
 from fusisd.model import (
     Announce,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from fusisd import target
-from fusisd.judge import DrainKey
+from fusisd.drains import DrainKey
 from fusisd.mappings import changed
 from fusisd.membership import Nodes
 from fusisd.model import CheckTarget, HostSeen, HostWanted, Intent, Masquerade, Service

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import NamedTuple
 
-from fusisd.judge import Drain, Verdict
+from fusisd.drains import Drain
+from fusisd.judge import Verdict
 from fusisd.mappings import changed
 from fusisd.membership import Nodes
 from fusisd.model import CheckTarget, Health, Node, Service

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import pyipvs
-from fusisd.health.states import diagram
+from fusisd import drains, nodes
+from fusisd.health import states
 from fusisd.web.v1.services import Services
 from fusisd.web.v1.table import Table
 from pyipvs import cli
@@ -101,5 +103,6 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert (path.parent / link).exists(), f"{path.name}: {link}"
 
 
-def test_the_life_of_a_check_is_drawn_from_its_table() -> None:
-    assert diagram().strip() in (ROOT / "docs/reliability.md").read_text()
+@pytest.mark.parametrize("machine", [states, nodes, drains], ids=lambda machine: machine.__name__)
+def test_a_life_is_drawn_from_its_table(machine: ModuleType) -> None:
+    assert f"```mermaid\n{machine.diagram()}```\n" in (ROOT / "docs/reliability.md").read_text()

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from fusisd.drawing import OUTSIDE, drawn
 from fusisd.model import CheckSettings, CheckState, Health
 
 WINDOW_S = 300.0
@@ -166,17 +167,10 @@ def pause_s(record: Record, settings: CheckSettings) -> float:
 
 
 def diagram() -> str:
-    """`TABLE` for docs, as a Mermaid state diagram. Events that leave a phase as it is are not drawn."""
-    edges: dict[tuple[Phase, Phase], list[str]] = {}
-    for (before, event), after in TABLE.items():
-        if before is not after:
-            edges.setdefault((before, after), []).append(event.value)
-    lines = ["stateDiagram-v2", "    [*] --> new"]
-    lines += [f"    {before.value} --> {after.value}: {', '.join(events)}" for (before, after), events in edges.items()]
-    for phase in Phase:
-        pace = "fast interval" if phase in UNDECIDED else "interval"
-        lines.append(f"    {phase.value}: {phase.value} ({STATE[phase].value}, {pace})")
-    return "\n".join([*lines, *(f"    %% {event.value}: {meaning}" for event, meaning in MEANING.items())]) + "\n"
+    """`TABLE` for docs, as a Mermaid state diagram."""
+    pace = {phase: "fast interval" if phase in UNDECIDED else "interval" for phase in Phase}
+    shown = {phase: f"{STATE[phase].value}, {pace[phase]}" for phase in Phase}
+    return drawn(TABLE, [f"{OUTSIDE} --> {Phase.NEW.value}"], shown, MEANING)
 
 
 def _counted(record: Record, reason: str, now_s: float) -> Record:

@@ -1,49 +1,61 @@
-"""Any sequence of commands, member lists, probe results, meddling hands, crashes and jumps of the clock leaves the
-invariants true: a stateful property test of the whole core on a fake kernel.
+"""Any sequence of commands, member lists, probe results, connections, meddling hands, crashes and jumps of the clock leaves
+the invariants true: a stateful property test of the whole core on a fake kernel.
 
 `Machine` speaks to the kernel through pyipvs alone, so tests/kernel/test_machine.py runs the very same on the real one.
+What was once found is kept in `FOUND` as the steps that led there, and replayed on both.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import INVARIANT_MARKER, RuleBasedStateMachine, initialize, invariant, rule
 
 import pyipvs
-from fusisd import plan, state, target, views
+from fusisd import notes, plan, state, target, targets, views
 from fusisd.commands import (
     AddDestination,
     AddService,
+    Adopt,
     CancelDrain,
     Command,
     DeleteDestination,
     DeleteService,
+    Release,
     UpdateDestination,
     UpdateService,
 )
+from fusisd.door import Door
+from fusisd.drains import Drain, DrainKey
 from fusisd.errors import Refused
 from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged
-from fusisd.judge import Drain, DrainKey
-from fusisd.model import Announce, CheckSpec, CheckState, Destination, Health, Intent, Service, Tier
-from fusisd.notes import Notes, drains_after
-from pyipvs import IPVS, ServiceKey
-from tests.fusisd.world import ROUTE, Daemon, member
+from fusisd.kernel.ipvs import IpvsKernel
+from fusisd.model import Announce, CheckSpec, CheckState, Destination, Health, HostSeen, HostWanted, Intent, Service, Tier
+from fusisd.notes import Notes
+from pyipvs import IPVS, ServiceKey, TableProbe
+from pyipvs.testing import FakeKernel
+from tests.fusisd.world import ROUTE, Daemon, Host, member
 
 NAMES = ["web", "dns"]
 KEYS = [ServiceKey.parse(text) for text in ("tcp/10.0.0.1:80", "udp/10.0.0.1:80", "tcp/10.0.0.2:80")]
 FOREIGN = ServiceKey.parse("tcp/10.9.9.9:80")
 SETTLING = 6  # turns, a second and a bit apart
+SLOW_S = 0.03  # how far each look at the clock moves it when a turn is slow: two fill the turn's budget
 LONGEST_S = 120.0
+NO_TIME_LEFT_S = 10.0  # a drain's deadline and what settling takes
 
 numbers = st.integers(1, 4)
+which = st.integers(0, 99)
+keys = st.sampled_from([*KEYS, FOREIGN])
 services = st.builds(
     Service,
     st.sampled_from(NAMES),
-    st.sampled_from(KEYS),
+    keys,
     st.sampled_from(["rr", "wlc", "sh"]),
     check=st.sampled_from([None, CheckSpec()]),
     announce=st.sampled_from(Announce),
@@ -68,6 +80,8 @@ commands = st.one_of(
     st.builds(DeleteDestination, names, numbers.map(lambda n: f"d{n}"), drains_s),
     st.builds(DeleteDestination, names, numbers.map(lambda n: f"rs{n}"), drains_s),
     st.builds(CancelDrain, names, st.none() | numbers.map(lambda n: f"d{n}")),
+    st.builds(Adopt, names, keys),
+    st.builds(Release, names),
 )
 tags = st.sampled_from(["s:web", "s:dns"]).map(lambda tag: {"role": "agent", tag: "80/route/2"}) | st.just({"role": "agent"})
 lists = st.lists(
@@ -77,30 +91,95 @@ lists = st.lists(
 )
 
 
+class Interface(Host):
+    """The host, which outlives fusisd: what stands on it, and that a VIP comes last."""
+
+    def __init__(self, ipvs: IPVS) -> None:
+        super().__init__()
+        self.standing: frozenset[str] = frozenset()
+        self.ready: Callable[[str], bool] = lambda address: True
+        self._ipvs = ipvs
+
+    def want(self, wanted: HostWanted) -> None:
+        served = {entry.service.key.address for entry in self._ipvs.services()}
+        for address in wanted.vips - self.standing:
+            assert address in served, f"{address} is announced before its service is in the kernel"
+            assert self.ready(address), f"{address} is announced before its service's destinations are in the kernel"
+        super().want(wanted)
+
+    def seen(self) -> HostSeen:
+        self.standing = self.wanted.vips
+        return super().seen()
+
+
+class Witness(IpvsKernel):
+    """The kernel, and that a VIP goes first."""
+
+    def __init__(self, ipvs: IPVS, probe: TableProbe | None, interface: Interface) -> None:
+        super().__init__(ipvs, probe)
+        self._interface = interface
+
+    def apply(self, changes: Sequence[pyipvs.Change]) -> Sequence[pyipvs.Failure]:
+        failures = super().apply(changes)
+        gone = {change.key.address for change in changes if isinstance(change, pyipvs.DeleteService)}
+        served = {entry.service.key.address for entry in self._ipvs.services()}
+        assert not gone & self._interface.standing - served, "a service was deleted before its VIP"
+        return failures
+
+
 class Machine(RuleBasedStateMachine):
     """fusisd's core, with everything around it played by the rules."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.ipvs, self.probe = self.opened()
+        self.interface = Interface(self.ipvs)
         self.intent, self.drains = Intent(), dict[DrainKey, Drain]()
-        self.daemon = self.made(Beginning())
+        self.noted: set[ServiceKey] = set()
+        self.others: dict[str, Any] = {}  # what is not ours, as it must stay
+        self.daemon = self.begun(Beginning(serf_expected=False))
 
-    def made(self, beginning: Beginning) -> Daemon:
-        """A daemon on the kernel of this machine; an earlier one's is kept."""
-        return Daemon(beginning, self.daemon.fake if hasattr(self, "daemon") else None)
+    def opened(self) -> tuple[IPVS, TableProbe | None]:
+        """An empty table."""
+        self.fake = FakeKernel()
+        return IPVS(transport=self.fake), None
 
-    @property
-    def ipvs(self) -> IPVS:
-        return self.daemon.ipvs
+    def connections(self, key: str, destination: str, active: int) -> None:
+        """Clients come or go."""
+        self.fake.traffic(key, destination, active=active)
 
-    @initialize()
-    def somebody_else_balances_too(self) -> None:
+    def begun(self, beginning: Beginning) -> Daemon:
+        daemon = Daemon(beginning, kernel=Witness(self.ipvs, self.probe, self.interface), host=self.interface)
+        self.interface.ready = self.ready
+        return daemon
+
+    def ready(self, address: str) -> bool:
+        """All that should be in the kernel below this address is."""
+        wanted = self.daemon.control.target.services.items()
+        table = self.ipvs.snapshot()
+        return all(
+            {row.key for row in table[key].destinations} >= service.destinations().keys()
+            for key, service in wanted
+            if key.address == address and key in table and not service.over
+        )
+
+    # What happens.
+
+    @initialize(begun=st.booleans())
+    def somebody_else_balances_too(self, begun: bool = False) -> None:
+        """And an operator has begun, half of the time: what goes wrong seldom does so on an empty table."""
         self.ipvs.add_service(FOREIGN, scheduler="rr")
         self.ipvs.add_destination(FOREIGN, "10.9.9.1:80", method="route", weight=7)
+        self.others = self.table()
+        if begun:
+            rows = (Destination(f"d{number}", f"10.0.0.{10 + number}", 80, 1, ROUTE) for number in (1, 2))
+            self.submit(AddService(Service("web", KEYS[0], destinations={row.name: row for row in rows}, check=CheckSpec())))
+            self.submit(AddService(Service("dns", KEYS[1], check=CheckSpec())))
+            self.settle()
 
-    @rule(command=commands)
-    def an_operator_commands(self, command: Command) -> None:
-        self.submit(command)
+    @rule(command=commands, slow=st.booleans())
+    def an_operator_commands(self, command: Command, slow: bool) -> None:
+        self.submit(command, slow)
         self.settle()
 
     @rule(members=lists)
@@ -108,18 +187,27 @@ class Machine(RuleBasedStateMachine):
         self.daemon.turn(MembersSeen(tuple(members)))
         self.settle()
 
-    @rule(number=numbers, up=st.booleans())
-    def a_check_comes_to_a_conclusion(self, number: int, up: bool) -> None:
+    @rule(which=which, up=st.booleans())
+    def a_check_comes_to_a_conclusion(self, which: int, up: bool) -> None:
         found = Health(CheckState.UP if up else CheckState.DOWN, self.daemon.clock(), "" if up else "refused")
-        mine = [check for check in self.daemon.checks.wanted if check.address == f"10.0.0.{10 + number}"]
-        self.daemon.turn(*(ProbeChanged(check, found) for check in mine))
+        if wanted := sorted(self.daemon.checks.wanted, key=str):
+            self.daemon.turn(ProbeChanged(wanted[which % len(wanted)], found))
         self.settle()
 
-    @rule(number=numbers, key=st.sampled_from(KEYS), weight=st.integers(0, 9))
-    def somebody_meddles(self, number: int, key: ServiceKey, weight: int) -> None:
+    @rule(which=which, active=st.integers(0, 2))
+    def clients_connect(self, which: int, active: int) -> None:
+        ours = self.daemon.control.owned & self.ipvs.snapshot().keys()
+        places = sorted((str(key), str(row.destination)) for key in ours for row in self.ipvs.destinations(key))
+        if places:
+            self.connections(*places[which % len(places)], active)
+        self.settle()
+
+    @rule(number=numbers, which=which, weight=st.integers(0, 9))
+    def somebody_meddles(self, number: int, which: int, weight: int) -> None:
         """ipvsadm -e, -a or -D on what is ours."""
-        if key not in self.daemon.control.owned:
+        if not (ours := sorted(self.daemon.control.owned, key=str)):
             return
+        key = ours[which % len(ours)]
         meddled = pyipvs.Destination(f"10.0.0.{10 + number}", 80, weight, ROUTE)
         for verb in (self.ipvs.update_destination, self.ipvs.add_destination):
             try:
@@ -139,54 +227,100 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def fusisd_is_killed_and_started_again(self) -> None:
-        before = self.table()
-        memory = self.daemon.memories[-1] if self.daemon.memories else frozenset()
-        clock, health = self.daemon.clock, dict(self.daemon.control._world.health)
-        owned, ended = self.daemon.control.owned, self.daemon.drained
-        beginning = Beginning(self.intent, owned, tuple(memory), True, dict(self.drains))
-        daemon = self.made(beginning)
-        daemon.clock.now_s = clock.now_s
-        daemon.drained.extend(ended)
-        daemon.memories.extend(self.daemon.memories)
-        self.daemon = daemon
+        before, health = self.table(), self.restart()
         assert self.table() == before, "a restart moves nothing"
-        daemon.turn(*(ProbeChanged(check, found) for check, found in health.items()))
+        self.checks_tell(health)
         self.settle()
 
-    def submit(self, command: Command) -> None:
-        """What door, committer and store would make of it."""
+    @rule(command=commands, applied=st.booleans())
+    def fusisd_is_killed_in_the_midst(self, command: Command, applied: bool) -> None:
+        """After a change was stored, before it was applied or when a part of it was."""
+        self.submit(command, slow=True, applied=applied)
+        self.checks_tell(self.restart())
+        self.settle()
+
+    # What door, committer, stores and checks would make of it.
+
+    def submit(self, command: Command, slow: bool = False, applied: bool = True) -> None:
+        control, taken, before = self.daemon.control, Notes(), self.intent
         try:
-            after = state.apply(self.intent, command)
+            command = Door(control, self.interface).check(command, before)
+            after = state.apply(before, command)
         except Refused:
             return
-        claimed = {service.key for service in after.services.values()}
-        if claimed & {FOREIGN}:
-            return
-        drains_after(self.drains, Notes(), command, after, self.daemon.clock())
-        self.intent = state.replace(after, revision=self.intent.revision + 1)
-        self.daemon.turn(Committed(self.intent, frozenset(claimed), drains=dict(self.drains)))
+        notes.take(taken, command, before, control.target, self.daemon.clock())
+        notes.drains_after(self.drains, taken, command, after, self.daemon.clock())
+        notes.keep_wanted(taken, after)
+        changed = targets.touched_by_intent(before, after)
+        claimed = frozenset(service.key for name, service in after.services.items() if name in changed)
+        self.intent = state.replace(after, revision=before.revision + 1)
+        self.noted = (self.noted | claimed) - taken.let_go
+        if isinstance(command, Adopt):
+            del self.others[str(command.key)]
+        if isinstance(command, Release) and (row := self.table().get(str(before.services[command.name].key))):
+            self.others[str(before.services[command.name].key)] = row
+        if applied:
+            self.daemon.control.enter(
+                Committed(self.intent, claimed, let_go=frozenset(taken.let_go), drains=dict(self.drains))
+            )
+            self.daemon.clock.step_s = SLOW_S if slow else 0.0
+            self.daemon.control.turn()
+            self.daemon.clock.step_s = 0.0
 
     def settle(self) -> None:
         for _ in range(SETTLING):
             self.daemon.clock.now_s += 1.1
             self.daemon.turn()
+            self.note_released()
             ended = list(self.daemon.drained)
             self.daemon.drained.clear()
             for command in ended:
                 self.submit(command)
 
+    def note_released(self) -> None:
+        wanted = {service.key for service in self.intent.services.values()}
+        self.noted -= set(self.daemon.released) - wanted
+        self.daemon.released.clear()
+
+    def restart(self) -> dict[Any, Health]:
+        """A new daemon from what the stores hold; what the checks would say."""
+        self.note_released()
+        old = self.daemon
+        memory = old.memories[-1] if old.memories else frozenset()
+        stored = Beginning(
+            self.intent, frozenset(self.noted), tuple(memory), True, dict(self.drains), vips=self.interface.standing
+        )
+        self.daemon = self.begun(stored)
+        self.daemon.clock.now_s = old.clock.now_s
+        self.daemon.memories.extend(old.memories)
+        return dict(old.control._world.health)
+
+    def checks_tell(self, health: dict[Any, Health]) -> None:
+        wanted = self.daemon.checks.wanted
+        self.daemon.turn(*(ProbeChanged(check, found) for check, found in health.items() if check in wanted))
+
     def table(self) -> dict[str, Any]:
         """The kernel's configuration."""
         table = self.ipvs.snapshot()
-        return {str(key): (entry.service, sorted(map(str, entry.destinations))) for key, entry in table.items()}
+        return {
+            str(key): (entry.service, sorted((str(row), row.weight) for row in entry.destinations))
+            for key, entry in table.items()
+        }
+
+    # What must be true whenever it has settled.
 
     @invariant()
     def what_is_not_ours_is_as_it_was(self) -> None:
-        try:
-            (row,) = self.ipvs.destinations(FOREIGN)
-        except pyipvs.ServiceNotFound:
-            return  # before the first rule
-        assert (str(row.destination), row.destination.weight) == ("10.9.9.1:80", 7)
+        table = self.table()
+        assert {key: table.get(key) for key in self.others} == self.others
+
+    @invariant()
+    def every_service_has_one_owner(self) -> None:
+        """Ours is what is wanted and nothing else, and everything else is somebody else's."""
+        ours = {service.key for service in self.intent.services.values()}
+        assert self.daemon.control.owned == ours
+        assert self.noted == ours
+        assert self.table().keys() == {str(key) for key in ours} | self.others.keys()
 
     @invariant()
     def the_target_kept_is_the_target_built(self) -> None:
@@ -214,35 +348,79 @@ class Machine(RuleBasedStateMachine):
         assert plan.diff(control.owned, control.target.services, table, bounds) == ()
 
     @invariant()
-    def nothing_is_ours_that_nobody_wants(self) -> None:
-        assert self.daemon.control.owned == {service.key for service in self.intent.services.values()}
-
-    @invariant()
     def no_weight_for_a_failing_check_unless_nothing_passes(self) -> None:
-        control = self.daemon.control
-        for service in control.target.services.values():
-            for verdict in service.verdicts:
-                check = verdict.candidate.check
-                health = control._world.health.get(check, Health()) if check is not None else Health()
-                if verdict.weight and health.state is CheckState.DOWN:
-                    assert "last good" in service.warning
+        """As the kernel has it."""
+        health = self.daemon.control._world.health
+        for key, service in self.daemon.control.target.services.items():
+            rows = {row.destination.key: row.destination.weight for row in self.ipvs.destinations(key)}
+            candidates = [verdict.candidate for verdict in service.verdicts if verdict.candidate.check is not None]
+            asked = [(c, health.get(c.check, Health()).state) for c in candidates]
+            passing = [c for c, found in asked if found is CheckState.UP and c.drain is None and not c.problem]
+            serving = [c for c in passing if c.destination.weight]
+            failing = [c for c, found in asked if found is CheckState.DOWN and rows.get(c.destination.key)]
+            assert not (serving and failing)
+            assert not failing or "last good" in service.warning
 
     @invariant()
-    def a_vip_stands_only_for_a_service_that_is_in_the_kernel(self) -> None:
-        present = {service.service.key.address for service in self.ipvs.services()}
-        assert self.daemon.host.wanted.vips <= present
+    def no_vip_is_an_orphan(self) -> None:
+        """Each stands for a service of ours that is in the kernel, and each that should stand always does."""
+        present = {entry.service.key for entry in self.ipvs.services()}
+        managed = [service for service in self.intent.services.values() if service.vip_managed and service.key in present]
+        assert self.interface.standing <= {service.key.address for service in managed}
+        assert self.interface.standing >= {s.key.address for s in managed if s.announce is Announce.ALWAYS}
 
     @invariant()
     def every_drain_is_of_something_and_ends(self) -> None:
         now_s = self.daemon.clock()
         for (service, _), drain in self.drains.items():
             assert service in self.intent.services
-            assert now_s < drain.until_s + 10 or self.only_excluded(service)
+            assert drain.since_s <= now_s
+            assert now_s < drain.until_s + NO_TIME_LEFT_S or self.only_excluded(service)
+        for key, built in self.daemon.control.target.services.items():
+            rows = {row.destination.key: row for row in self.ipvs.destinations(key)}
+            for candidate in (v.candidate for v in built.verdicts if v.candidate.drain is not None and not v.candidate.problem):
+                if (row := rows.get(candidate.destination.key)) is not None:
+                    assert row.active, "nothing is waited for"
+                    assert not row.destination.weight, "what drains gets no new connections"
+                    assert now_s < candidate.drain.until_s + NO_TIME_LEFT_S
 
     def only_excluded(self, name: str) -> bool:
         """A note of what Serf brought stays as long as it is excluded; nothing of it is in the kernel."""
         service = self.intent.services[name]
         return service.drain_s is None and all(one.drain_s is None for one in service.destinations.values())
+
+
+INVARIANTS = [name for name, found in vars(Machine).items() if hasattr(found, INVARIANT_MARKER)]
+Step = Callable[[Machine], None]
+FOUND: dict[str, list[Step]] = {
+    "a server without a check that Serf called failed came back with our restart, until the first list": [
+        lambda machine: machine.submit(AddService(Service("web", KEYS[1]))),
+        lambda machine: machine.serf_lists([member(1, "failed")]),
+        lambda machine: machine.fusisd_is_killed_and_started_again(),
+    ],
+    "killed before a delete was applied, the next fusisd deleted the service before its VIP": [
+        lambda machine: machine.submit(AddService(Service("web", KEYS[0]))),
+        lambda machine: machine.fusisd_is_killed_in_the_midst(DeleteService("web", None), False),
+    ],
+}
+
+
+def replayed(machine: Machine, steps: list[Step]) -> None:
+    """One sequence of `FOUND`, with all invariants after each step."""
+    try:
+        machine.somebody_else_balances_too()
+        for step in steps:
+            step(machine)
+            machine.settle()
+            for name in INVARIANTS:
+                getattr(machine, name)()
+    finally:
+        machine.teardown()
+
+
+@pytest.mark.parametrize("steps", FOUND.values(), ids=FOUND)
+def test_what_was_once_found_stays_repaired(steps: list[Step]) -> None:
+    replayed(Machine(), steps)
 
 
 TestMachine = Machine.TestCase

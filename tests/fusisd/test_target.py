@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fusisd import membership, target
-from fusisd.judge import QUIET_S
+from fusisd.drains import QUIET_S
 from fusisd.model import CheckState, Health, Intent, Masquerade
 from fusisd.ports import KernelDestination, KernelService
 from fusisd.target import Target, World
@@ -150,3 +150,12 @@ def test_nat_waits_for_its_masquerade_rule() -> None:
 def test_a_service_that_is_somebody_else_s_is_a_conflict_and_wants_nothing() -> None:
     built = target.build(World(Intent({"web": web()})), 0.0)
     assert (built.conflicts, built.services, built.host.vips) == ({"web"}, {}, frozenset())
+
+
+def test_after_our_restart_the_kernel_s_weights_stand_until_serf_s_word_where_nothing_is_probed() -> None:
+    key = ServiceKey.parse(f"udp/{VIP}:80")
+    nodes = membership.recalled(membership.memory(membership.update({}, [member(1), member(2, "failed")], 0.0)), 0.0)
+    intent = Intent({"web": web(key=str(key))})
+    table = kernel_with({1: 7}, key)
+    world = World(intent, nodes, table=table, owned=frozenset({key}), offers=target.offered(nodes))
+    assert weights(target.build(world, 0.0), key) == {"rs1": 7, "rs2": None}, "the failed one must not come back"

@@ -89,17 +89,23 @@ class Checks:
 
 
 class Daemon:
-    """A Control on a fake kernel, driven turn by turn."""
+    """A Control on a fake kernel (or on the kernel and the host that are handed over), driven turn by turn."""
 
-    def __init__(self, beginning: Beginning | None = None, kernel: FakeKernel | None = None) -> None:
-        self.fake = kernel or FakeKernel()
+    def __init__(
+        self,
+        beginning: Beginning | None = None,
+        fake: FakeKernel | None = None,
+        kernel: IpvsKernel | None = None,
+        host: Host | None = None,
+    ) -> None:
+        self.fake = fake or FakeKernel()
         self.ipvs = IPVS(transport=self.fake)
-        self.clock, self.host, self.checks = Clock(), Host(), Checks()
+        self.clock, self.host, self.checks = Clock(), host or Host(), Checks()
         self.released: list[ServiceKey] = []
         self.memories: list[Any] = []
         self.drained: list[EndDrain] = []
         self.control = Control(
-            IpvsKernel(self.ipvs, None), self.host, self.checks, self.clock,
+            kernel or IpvsKernel(self.ipvs, None), self.host, self.checks, self.clock,
             beginning or Beginning(serf_expected=False),
             Told(self.released.extend, self.memories.append, self.drained.append),
         )  # fmt: skip
