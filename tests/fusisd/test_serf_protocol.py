@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fusisd.serf import protocol
-from fusisd.serf.protocol import COMMANDS, Connection, LocalProtocolError, Record, RemoteProtocolError, Reply
+from fusisd.serf.protocol import COMMANDS, Connection, SerfMisuse, Record, RemoteProtocolError, Reply
 
 TRANSCRIPT = json.loads((Path(__file__).parents[1] / "serf/transcripts/conversation.json").read_text())
 RECEIVED = bytes.fromhex(TRANSCRIPT["received"])
@@ -156,7 +156,7 @@ def test_a_refused_stream_is_over() -> None:
 )
 def test_our_own_misuse_is_a_local_error_and_nothing_is_expected_after_it(command: str, body: dict[str, Any] | None) -> None:
     connection = Connection()
-    with pytest.raises(LocalProtocolError):
+    with pytest.raises(SerfMisuse):
         connection.request(command, body)
     assert connection.request("members")[0] == 1
 
