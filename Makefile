@@ -44,7 +44,7 @@ bench: setup ## pyipvs beside ipvsadm, pyroute2, naive calls and C, in the lab: 
 	@tests/bench/setup
 	@$(LAB) --mem 1G --timeout 14400 -- $(PYTHON) -m tests.bench $(BENCH)
 
-fuzz: setup ## coverage-guided fuzzing of what pyipvs decodes, FUZZ_S=300 seconds in all (needs atheris, and says how to get it)
+fuzz: setup ## coverage-guided fuzzing of what pyipvs and the Serf client decode, FUZZ_S=300 seconds in all (needs atheris, and says how to get it)
 	@FUZZ_S=$(FUZZ_S) nice -n 19 $(PYTHON) -m tests.fuzz
 
 bench-core: setup ## what fusisd's core costs at 10,000 destinations, in the lab, and what checks cost, here: two minutes
