@@ -1,5 +1,5 @@
-"""Coverage-guided fuzzing of what pyipvs and the Serf client decode: `make fuzz`, or `python -m tests.fuzz [TARGET ...]`, for FUZZ_S
-seconds in all (300).
+"""Coverage-guided fuzzing of what pyipvs and the Serf client decode: `make fuzz`, or `python -m tests.fuzz [TARGET ...]`,
+for FUZZ_S seconds in all (300).
 
 Each target has a process of its own, one after another, in which atheris (libFuzzer for Python) starts from the
 committed corpus and from what earlier runs found worth keeping in .fuzz/. What breaks a target is written there as

@@ -1,5 +1,5 @@
-"""What pyipvs and the Serf client decode, one function for each way in: bytes of any kind in, nothing out, AssertionError when the
-invariant that its docstring states does not hold. Any other exception that comes out is a finding too.
+"""What pyipvs and the Serf client decode, one function for each way in: bytes of any kind in, nothing out, AssertionError
+when the invariant that its docstring states does not hold. Any other exception that comes out is a finding too.
 
 Run by coverage-guided fuzzing (`make fuzz`) and, over the corpus and its mutations, by test_fuzz.py.
 Does not: make bytes up, or know a fuzzer.
