@@ -4,6 +4,7 @@
 `serf agent` running. Needs msgpack (`pip install 'pyipvs[fusisd]'`).
 """
 
+from fusisd.serf import values
 from fusisd.serf.client import SerfClient, connected, refused_keys
 from fusisd.serf.errors import SerfError, SerfMisuse, SerfProtocolError, SerfRefused
 from fusisd.serf.protocol import Connection, Record, Reply
@@ -51,4 +52,5 @@ __all__ = [
     "UserEvent",
     "connected",
     "refused_keys",
+    "values",
 ]

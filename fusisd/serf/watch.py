@@ -1,7 +1,7 @@
 """Following the member list of an agent for ever: when to list, and when to connect again.
 
 The list is the truth and an event only a doorbell: events repeat, go missing, carry stale states and are held back for a
-second or more (docs/discovery.md). One stream per connection, never a second one (an agent can crash when streams are
+second or more (docs/serf.md). One stream per connection, never a second one (an agent can crash when streams are
 closed while events flow); a list at each ring and 50, 200, 500 ms and 1 s after it, because the list follows a ring by up
 to that; besides every 10 s. Lists take a fifth of the time at most, so a storm of events costs no more than that.
 `Rings` decides and is given the time. Does not: start an agent (supervisor.py), or decide what a member means.

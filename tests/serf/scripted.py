@@ -80,9 +80,10 @@ class ScriptedAgent:
             self._to(peer, event)
 
     async def storm(self, events: Iterable[Row]) -> None:
-        """As `ring`, as fast as the clients take it from their sockets."""
+        """As `ring`, as fast as the clients take it from their sockets, answering them in between."""
         for event in events:
             self.ring(event)
+            await asyncio.sleep(0)
             for peer in self.peers:
                 await peer.writer.drain()
 
