@@ -75,7 +75,7 @@ class Applier:
         the service of whoever made it meanwhile.
         """
         self._forget(ops, planned)
-        due = [op for op in ops if (known := self._refusals.get(op.key)) is None or known.retry_s <= now_s]
+        due = [op for op in ops if self._is_due(op, now_s)] if self._refusals else list(ops)
         services = [op for op in due if isinstance(op.change, pyipvs.AddService)]
         tried, failures = self._batches(services, until_s)
         bad = {failure.change.key for failure in failures}
@@ -90,6 +90,10 @@ class Applier:
         suspect = frozenset(failure.change.key for failure in failures)
         return Done(made, len(failures), suspect, frozenset(left), frozenset(touched), frozenset(lost))
 
+    def _is_due(self, op: plan.Op, now_s: float) -> bool:
+        known = self._refusals.get(op.key)
+        return known is None or known.retry_s <= now_s
+
     def _batches(self, ops: Sequence[plan.Op], until_s: float) -> tuple[int, list[pyipvs.Failure]]:
         """How many were tried within the time, and what was refused."""
         at, failures = 0, list[pyipvs.Failure]()
@@ -101,6 +105,8 @@ class Applier:
 
     def _forget(self, ops: Sequence[plan.Op], planned: Collection[ServiceKey]) -> None:
         """Refusals that the plan asks for no more."""
+        if not self._refusals:
+            return
         asked = {op.key for op in ops}
         for gone in [key for key in self._refusals if key[1] in planned and key not in asked]:
             del self._refusals[gone]
@@ -122,7 +128,8 @@ class Applier:
         bad = {id(failure.change) for failure in failures}
         made = [op for op in ops if id(op.change) not in bad]
         for number, op in enumerate(made):
-            self._refusals.pop(op.key, None)
+            if self._refusals:
+                self._refusals.pop(op.key, None)
             log.log(logging.INFO if number < LOGGED else logging.DEBUG, "%s (%s)", op, op.reason)
         if len(made) > LOGGED:
             log.info("and %d more operations (log level debug shows them)", len(made) - LOGGED)

@@ -82,12 +82,14 @@ class Committer:
         self._intents, self._local, self._store_call, self._clock = intents, local, store_call, clock
         self._intent, self._drains = intent, drains
         self._queue: asyncio.Queue[Waiting | Gone | Memory] = asyncio.Queue()
+        self._claimed: set[ServiceKey] = set()  # noted as ours in the store, as far as we know
         self._control: Control | None = None
         self._door: Door | None = None
 
     def attach(self, control: Control, door: Door) -> None:
         """Tell it where durable commands go, and who checks them; before `run`."""
         self._control, self._door = control, door
+        self._claimed = set(control.owned)
 
     async def submit(self, command: Command, who: str) -> Snapshot:
         """Accept a command; the snapshot after the turn that contains it. Raises Refused.
@@ -138,14 +140,17 @@ class Committer:
         names = {name for waiting in batch.accepted if (name := state.service_of(waiting.command)) is not None}
         change = _change(self._intent, batch.intent, names)
         claimed = {service.key: name for name, service in change.services.items() if service is not None}
+        fresh = {key: name for key, name in claimed.items() if key not in self._claimed}
         try:
-            revision = await self._store_call(self._write, change, batch.notes, claimed)
+            revision = await self._store_call(self._write, change, batch.notes, fresh)
         except (StoreError, Conflict) as error:
             log.error("cannot store: %s", error)
             for waiting in batch.accepted:
                 _refuse(waiting, Unavailable(f"the change was not stored and not applied: {error}"))
             return
         self._intent, self._drains = replace(batch.intent, revision=revision), batch.drains
+        self._claimed.update(fresh)
+        self._claimed -= batch.notes.let_go
         for waiting in batch.accepted:
             log.info("accepted %s from=%s revision=%d", _describe(waiting.command), waiting.who, revision)
         answers = tuple(waiting.answer for waiting in batch.accepted)
@@ -193,8 +198,9 @@ class Committer:
                 await self._store_call(self._local.remember, item.remembered)
                 return
             wanted = {service.key for service in self._intent.services.values()}
-            keys = [str(key) for key in item.keys if key not in wanted]
-            await self._store_call(self._local.release, "service", keys)
+            keys = [key for key in item.keys if key not in wanted]
+            self._claimed.difference_update(keys)
+            await self._store_call(self._local.release, "service", [str(key) for key in keys])
         except StoreError as error:
             log.error("cannot note in the store: %s", error)
 

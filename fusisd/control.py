@@ -219,7 +219,7 @@ class Control:
 
     def _look_at_kernel(self, now_s: float, asked: bool) -> None:
         """Take in what somebody else changed; our own changes are known already."""
-        seen = self._look.again(now_s, asked, self._drained_keys())
+        seen = self._look.again(now_s, asked, self._targets.draining())
         if not seen:
             return
         before = self._world.table
@@ -230,14 +230,6 @@ class Control:
         self._take(fold.kernel(self._world, seen))
         self._pending |= self.owned.intersection(seen)
         self._targets.look_at_foreign(self._world)
-
-    def _drained_keys(self) -> set[ServiceKey]:
-        """The services whose connections are waited for."""
-        return {
-            service.service.key
-            for service in self._targets.services.values()
-            if any(verdict.state == "draining" for verdict in service.verdicts)
-        }
 
     # What follows from it.
 
@@ -288,7 +280,8 @@ class Control:
         ops = plan.diff(keys, self._targets.services, world.table, bounds)
         done = self._applier.apply(ops, keys, until_s, now_s)
         if ops:
-            self._world = replace(world, table=plan.after(world.table, done.changes), owned=world.owned - done.lost)
+            owned = world.owned - done.lost if done.lost else world.owned
+            self._world = replace(world, table=plan.after(world.table, done.changes), owned=owned)
             self._look.expect(done.touched)
             self._look.suspect(done.suspect)
             self._follow_up(done.touched)
@@ -299,7 +292,8 @@ class Control:
     def _follow_up(self, keys: frozenset[ServiceKey]) -> None:
         """Where it matters what the kernel has, what is wanted may be another thing now: the next turn looks at it."""
         names = self._targets.unsettled(keys)
-        names |= targets.touched_by_keys(keys - self._targets.services.keys(), self.intent.services.values())
+        unwanted = [key for key in keys if key not in self._targets.services]
+        names |= targets.touched_by_keys(unwanted, self.intent.services.values())
         if names:
             self._touched |= names
             self._bell.set()
@@ -368,10 +362,8 @@ class Control:
         if now_s < self._paused_until_s:
             problems.append(f"paused for {self._paused_until_s - now_s:.0f} s more: nothing is changed in the kernel")
         facts = {**self._facts, "serf_connected": not self._serf_problem}
-        reasons, counting = self._applier.reasons(), self._targets.wake_s is not None
-        known = views.Known(
-            self._world, self._targets.target, reasons, tuple(problems), self._counts, facts, counting
-        )
+        built, reasons = self._targets, self._applier.reasons()
+        known = views.Known(self._world, built.target, reasons, tuple(problems), self._counts, facts, built.waking)
         self.snapshot = self._views.snapshot(known, self.snapshot.generation + 1, now_s)
 
     def _answer(self, left: bool, now_s: float) -> None:

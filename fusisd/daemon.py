@@ -98,6 +98,7 @@ class Daemon:
         """Start, serve until SIGTERM or SIGINT, stop. Raises StartupError."""
         config = self._config
         lock_state(config.state_dir)
+        gc.disable()  # a start makes a great many values that stay: looking through them again and again finds nothing
         own = [] if config.dry_run else _own_addresses(config.iface)
         kernel = _open_kernel(config.dry_run)
         stores = await self._open_stores(own)
@@ -117,6 +118,7 @@ class Daemon:
         web.start()
         gc.collect()
         gc.freeze()  # what is there now stays, and no later collection has to walk it
+        gc.enable()
         _ready(web)
         jobs: list[Coroutine[Any, Any, None]] = [control.run(), committer.run()]
         jobs += [host.run()] if isinstance(host, HostPlumbing) else []

@@ -24,7 +24,8 @@ def committed(world: World, value: Committed) -> Folded:
     touched = targets.touched_by_intent(world.intent, value.intent)
     drains = world.drains if value.drains is None or value.drains == world.drains else value.drains
     touched |= {service for service, _ in drains.keys() ^ world.drains.keys()}
-    owned = (world.owned | value.claimed) - value.let_go
+    same = value.claimed <= world.owned and not value.let_go
+    owned = world.owned if same else (world.owned | value.claimed) - value.let_go
     return replace(world, intent=value.intent, owned=owned, drains=drains), touched
 
 

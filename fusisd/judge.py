@@ -16,8 +16,9 @@ Does not: see a service's other destinations (target.py does), or read a clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pyipvs
 from fusisd.model import (
@@ -124,13 +125,26 @@ def _draining(candidate: Candidate, drain: Drain, present: KernelDestination | N
     return Verdict(candidate, 0, "draining", candidate.drained_by, wake_s=wake_s)
 
 
-def candidates(service: Service, offers: Iterable[Node], drains: Mapping[DrainKey, Drain]) -> Iterator[Candidate]:
-    """Operators' destinations first: where a node offers the same name or address, the operator's word counts."""
-    taken_keys = {destination.key: destination.name for destination in service.destinations.values()}
+def candidates(
+    service: Service,
+    offers: Sequence[Node],
+    drains: Mapping[DrainKey, Drain],
+    known: Mapping[str, Candidate] = MappingProxyType({}),
+) -> Iterator[Candidate]:
+    """Operators' destinations first: where a node offers the same name or address, the operator's word counts.
+
+    `known` are operators' candidates of before, by name, from a service with the same check that drains as little: the same
+    destination makes the same candidate.
+    """
     for destination in service.destinations.values():
+        before = known.get(destination.name)
+        if before is not None and before.destination is destination and destination.drain_s is None:
+            yield before
+            continue
         spec = destination.check or service.check or NO_CHECK
         drain, by = _drain_of(service, destination, drains)
         yield Candidate(destination, None, _check(destination, spec), drain, by)
+    taken_keys = {one.key: one.name for one in service.destinations.values()} if offers else {}
     for node in offers:
         if node.name not in service.destinations:
             yield _from_node(service, node, taken_keys, drains)

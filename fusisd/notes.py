@@ -80,6 +80,8 @@ def _wanted(service: Service | None, command: Command) -> dict[DrainKey, float |
 
 def keep_wanted(notes: Notes, after: Intent) -> None:
     """Of what was released, let go of nothing that a later command of the same commit wants again."""
+    if not notes.let_go and not notes.releases:
+        return
     keys = {service.key for service in after.services.values()}
     notes.let_go -= keys
     for kind, still in (("service", {str(key) for key in keys}), ("vip", {str(key.address) for key in keys})):

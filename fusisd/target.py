@@ -176,9 +176,21 @@ def _judged(service: Service, world: World, kernel: KernelService | None, basis:
 
     if basis is not None and basis.service is service and basis.offers is offers and basis.drains is world.drains:
         rows = tuple(judged(row.verdict.candidate, row) for row in basis.judged)
-    else:
-        rows = tuple(judged(candidate, None) for candidate in candidates(service, offers, world.drains))
+        return Basis(service, offers, world.drains, rows)
+    known = _known(service, basis)
+    before = {name: row.verdict.candidate for name, row in known.items()}
+    found = ((one, known.get(one.destination.name)) for one in candidates(service, offers, world.drains, before))
+    rows = tuple(judged(one, row if row is not None and row.verdict.candidate is one else None) for one, row in found)
     return Basis(service, offers, world.drains, rows)
+
+
+def _known(service: Service, basis: Basis | None) -> Mapping[str, Judged]:
+    """The operators' destinations as they were judged, when the service differs in nothing that all of them hang on."""
+    if basis is None or basis.service.check != service.check or basis.service.key != service.key:
+        return {}
+    if service.drain_s is not None or basis.service.drain_s is not None:
+        return {}
+    return {row.verdict.candidate.destination.name: row for row in basis.judged if row.verdict.candidate.node is None}
 
 
 def _after_masquerade(verdict: Verdict, key: ServiceKey, kernel: KernelService | None, host: HostSeen) -> Verdict:

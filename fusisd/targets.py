@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from fusisd import target
 from fusisd.judge import DrainKey
+from fusisd.mappings import changed
 from fusisd.membership import Nodes
 from fusisd.model import CheckTarget, HostSeen, HostWanted, Intent, Masquerade, Service
 from fusisd.target import Target, TargetService, World
@@ -40,6 +41,7 @@ class Targets:
         self._parts: dict[str, Parts] = {}
         self._watchers: dict[CheckTarget, set[str]] = {}
         self._wakes: dict[str, float] = {}
+        self._drained: dict[str, tuple[DrainKey, ...]] = {}
         self._checks: frozenset[CheckTarget] | None = frozenset()
         self._host: HostWanted | None = HostWanted()
         self._foreign = False
@@ -70,6 +72,16 @@ class Targets:
         """When `due` will name somebody."""
         return min(self._wakes.values(), default=None)
 
+    @property
+    def waking(self) -> frozenset[str]:
+        """The services for which something changes with the time alone: a drain, a server that lingers."""
+        return frozenset(self._wakes)
+
+    def draining(self) -> set[ServiceKey]:
+        """The services with a destination whose connections are waited for."""
+        services = [self.services[self._keys[name]] for name in self._wakes]  # whatever drains has a deadline
+        return {s.service.key for s in services if any(verdict.state == "draining" for verdict in s.verdicts)}
+
     def due(self, now_s: float) -> set[str]:
         """The services that must be thought of again by now."""
         return {name for name, wake_s in self._wakes.items() if wake_s <= now_s}
@@ -85,24 +97,22 @@ class Targets:
 
     def drained(self) -> Iterator[DrainKey]:
         """What has drained and is still in the intent."""
-        for service in self.services.values():
-            if service.over:
-                yield (service.name, None)
-            for verdict in service.verdicts:
-                if verdict.state == "drained" and verdict.candidate.node is None:
-                    yield (service.name, verdict.candidate.destination.name)
+        return (key for keys in self._drained.values() for key in keys)
 
     def update(self, world: World, touched: Iterable[str], now_s: float) -> set[ServiceKey]:
         """Build these services anew; the keys under which something may have to be done in the kernel."""
         services, keys, conflicts = dict(self.services), set[ServiceKey](), set(self.conflicts)
         for name in touched:
-            before = services.pop(self._keys[name], None) if name in self._keys else None
+            before = services.get(self._keys[name]) if name in self._keys else None
+            before = before if before is not None and before.name == name else None  # its key may be another's by now
             wanted = world.intent.services.get(name)
             ours = wanted is not None and wanted.key in world.owned
             after = target.build_service(wanted, world, now_s, before) if wanted is not None and ours else None
             (conflicts.discard if ours or wanted is None else conflicts.add)(name)
             keys.update(service.service.key for service in (before, after) if service is not None)
-            if after is not None:
+            if before is not None and (after is None or after.service.key != before.service.key):
+                del services[before.service.key]
+            if after is not None:  # in its old place, so that `changed` finds it alone
                 services[after.service.key] = after
             self._note(name, after)
         self.services, self.conflicts = services, frozenset(conflicts)
@@ -118,12 +128,15 @@ class Targets:
         """Who watches what, and what is wanted of the host."""
         self._keys.pop(name, None)
         self._wakes.pop(name, None)
+        self._drained.pop(name, None)
         old, new = self._parts.pop(name, Parts()), Parts()
         if after is not None:
             new = Parts(after.checks, after.vip, after.masquerades)
             self._keys[name], self._parts[name] = after.service.key, new
             if (wake_s := after.wake_s) is not None:
                 self._wakes[name] = wake_s
+            if drained := tuple(_drained(after)):
+                self._drained[name] = drained
         if old[1:] != new[1:]:
             self._host = None
         for check in old.checks - new.checks:
@@ -136,6 +149,15 @@ class Targets:
             self._checks = None
 
 
+def _drained(service: TargetService) -> Iterator[DrainKey]:
+    """What of it has drained and is still in the intent."""
+    if service.over:
+        yield (service.name, None)
+    for verdict in service.verdicts:
+        if verdict.state == "drained" and verdict.candidate.node is None:
+            yield (service.name, verdict.candidate.destination.name)
+
+
 def touched_by_nodes(before: Nodes, after: Nodes) -> set[str]:
     """The services that a node's change concerns."""
     changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
@@ -146,7 +168,8 @@ def touched_by_nodes(before: Nodes, after: Nodes) -> set[str]:
 def touched_by_intent(before: Intent, after: Intent) -> set[str]:
     """The services that operators changed."""
     old, new = before.services, after.services
-    return {name for name in old.keys() | new.keys() if old.get(name) is not new.get(name)}
+    came = {name for name in changed(old, new) if old.get(name) is not new[name]}
+    return came | (old.keys() - new.keys())
 
 
 def touched_by_host(before: HostSeen, after: HostSeen, services: Mapping[ServiceKey, TargetService]) -> set[str]:

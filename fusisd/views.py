@@ -8,14 +8,18 @@ Does not: decide, read a clock, or format JSON (the web rooms do).
 from __future__ import annotations
 
 import logging
+import operator
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from typing import NamedTuple
 
 from fusisd.judge import Drain, Verdict
+from fusisd.mappings import changed
 from fusisd.membership import Nodes
 from fusisd.model import CheckTarget, Health, Node, Service
-from fusisd.ports import DestinationView, KernelService, ServiceView, Snapshot
+from fusisd.ports import DestinationView, KernelDestination, KernelService, KernelTable, ServiceView, Snapshot
 from fusisd.target import Target, TargetService, World
 from pyipvs import ServiceKey
 
@@ -75,59 +79,107 @@ class Known:
     """What else is wrong, as whole sentences."""
     counts: Counts
     facts: Mapping[str, object]
-    counting_down: bool = False
-    """Something in it changes with the time alone (a drain's)."""
+    counting: frozenset[str] = frozenset()
+    """The services in which something changes with the time alone (a drain's)."""
+
+
+class Parts(NamedTuple):
+    """What the views of all services are made of; none of these is ever changed in place."""
+
+    services: Mapping[str, Service]
+    targets: Mapping[ServiceKey, TargetService]
+    table: KernelTable
+    owned: frozenset[ServiceKey]
+    failures: Mapping[str, str]
+    refusals: Mapping[ServiceKey, str]
+
+
+class Row(NamedTuple):
+    """A view of a destination, and what it was made of."""
+
+    verdict: Verdict
+    there: KernelDestination | None
+    view: DestinationView
+
+
+class Shown(NamedTuple):
+    """A view of a service of ours, and what it was made of."""
+
+    service: Service
+    target: TargetService | None
+    seen: KernelService | None
+    reason: str
+    rows: tuple[Row, ...]
+    view: ServiceView
 
 
 class Views:
-    """Builds snapshots; remembers the view of each service that nothing has changed for."""
+    """Builds snapshots; remembers the view of each service and destination that nothing has changed for."""
 
     def __init__(self) -> None:
         """Nothing is known yet."""
-        self._own: dict[str, tuple[tuple[object, ...], ServiceView]] = {}
+        self._own: dict[str, Shown] = {}
+        self._names: dict[ServiceKey, str] = {}
         self._foreign: dict[ServiceKey, tuple[KernelService, ServiceView]] = {}
-        self._parts: tuple[object, ...] = ()
-        self._refusals: Mapping[ServiceKey, str] = {}
+        self._parts: Parts | None = None
         self._views: tuple[ServiceView, ...] = ()
 
     def snapshot(self, known: Known, generation: int, now_s: float) -> Snapshot:
         """The snapshot of this moment."""
-        parts = _parts(known)
-        same = self._refusals == known.refusals and list(map(id, parts)) == list(map(id, self._parts))
-        if not same or known.counting_down:
-            self._parts, self._refusals, self._views = parts, known.refusals, self._all(known, now_s)
+        world = known.world
+        settled = (world.owned, world.host.failures, known.refusals)
+        parts = Parts(world.intent.services, known.target.services, world.table, *settled)
+        if known.counting or self._parts is None or any(map(operator.is_not, parts, self._parts)):
+            names = self._touched(parts, known.counting)
+            if names is None:
+                self._look_at_all(known, now_s)
+            else:
+                self._own.update({name: self._own_view(parts.services[name], known, now_s) for name in names})
+            self._parts = parts
+            self._views = (*(row.view for row in self._own.values()), *(view for _, view in self._foreign.values()))
         counts = known.counts.copy()
-        return Snapshot(
-            generation, now_s, self._views, known.world.intent, lambda: _status(known, counts, now_s)
-        )
+        return Snapshot(generation, now_s, self._views, world.intent, lambda: _status(known, counts, now_s))
 
-    def _all(self, known: Known, now_s: float) -> tuple[ServiceView, ...]:
+    def _touched(self, parts: Parts, counting: frozenset[str]) -> set[str] | None:
+        """The services of ours that may look another way, when that is all that changed; else None."""
+        old = self._parts
+        if old is None or parts.owned is not old.owned or parts[4:] != old[4:]:
+            return None
+        if len(parts.services) != len(old.services):
+            return None
+        names = changed(old.services, parts.services)
+        keys = _changed_or_gone(old.targets, parts.targets) | _changed_or_gone(old.table, parts.table)
+        rekeyed = any(self._names.get(parts.services[name].key) != name for name in names)
+        if rekeyed or any(key not in self._names for key in keys):
+            return None
+        return names | counting | {self._names[key] for key in keys}
+
+    def _look_at_all(self, known: Known, now_s: float) -> None:
         intent, table = known.world.intent, known.world.table
-        own = {name: self._own_view(service, known, now_s) for name, service in intent.services.items()}
-        named = {service.key for service in intent.services.values()} | known.world.owned
-        foreign = {key: self._foreign_view(key, seen) for key, seen in table.items() if key not in named}
-        self._own, self._foreign = own, foreign
-        return (*(view for _, view in own.values()), *(view for _, view in foreign.values()))
+        self._own = {name: self._own_view(service, known, now_s) for name, service in intent.services.items()}
+        self._names = {service.key: name for name, service in intent.services.items()}
+        named = self._names.keys() | known.world.owned
+        self._foreign = {key: self._foreign_view(key, seen) for key, seen in table.items() if key not in named}
 
-    def _own_view(self, service: Service, known: Known, now_s: float) -> tuple[tuple[object, ...], ServiceView]:
+    def _own_view(self, service: Service, known: Known, now_s: float) -> Shown:
         target, seen = known.target.services.get(service.key), known.world.table.get(service.key)
         reason = _not_applied(service, target, known)
         made_of = (service, target, seen, reason)
-        cached = self._own.get(service.name)
+        before = self._own.get(service.name)
         still = target is None or target.wake_s is None  # nothing in it that counts down
-        if cached is not None and still and all(old is new for old, new in zip(cached[0], made_of, strict=True)):
-            return cached
-        return made_of, _own_service(service, target, seen, reason, now_s)
+        same = before is not None and before.reason == reason and not any(map(operator.is_not, before[:3], made_of))
+        if before is not None and same and still:
+            return before
+        rows = _rows(target, seen, now_s, () if before is None else before.rows)
+        return Shown(*made_of, rows, _own_service(service, target, seen, reason, rows))
 
     def _foreign_view(self, key: ServiceKey, seen: KernelService) -> tuple[KernelService, ServiceView]:
         cached = self._foreign.get(key)
         return cached if cached is not None and cached[0] is seen else (seen, _foreign_service(key, seen))
 
 
-def _parts(known: Known) -> tuple[object, ...]:
-    """What the views of all services are made of; none of these is ever changed in place."""
-    world = known.world
-    return (world.intent.services, known.target.services, world.table, world.owned, world.host.failures)
+def _changed_or_gone(before: Mapping[ServiceKey, object], after: Mapping[ServiceKey, object]) -> set[ServiceKey]:
+    return set() if before is after else changed(before, after) | (before.keys() - after.keys())
 
 
 def log_node_changes(before: Nodes, after: Nodes) -> None:
@@ -147,10 +199,12 @@ def log_health(check: CheckTarget, before: Health | None, after: Health) -> None
 
 
 def _own_service(
-    service: Service, target: TargetService | None, seen: KernelService | None, reason: str, now_s: float
+    service: Service,
+    target: TargetService | None,
+    seen: KernelService | None,
+    reason: str,
+    rows: tuple[Row, ...],
 ) -> ServiceView:
-    verdicts = target.verdicts if target is not None else ()
-    shown = [verdict for verdict in verdicts if verdict.state != "drained"]
     return ServiceView(
         service.name,
         service.key,
@@ -159,7 +213,7 @@ def _own_service(
         foreign=False,
         applied=seen is not None and target is not None and not reason,
         reason=reason or (target.warning if target is not None else ""),
-        destinations=tuple(_destination(verdict, seen, now_s) for verdict in shown),
+        destinations=tuple(row.view for row in rows),
         service=service,
         kernel=seen.service if seen is not None else None,
     )
@@ -173,10 +227,25 @@ def _not_applied(service: Service, target: TargetService | None, known: Known) -
     return known.world.host.failures.get(f"vip {service.key.address}", "")
 
 
-def _destination(verdict: Verdict, seen: KernelService | None, now_s: float) -> DestinationView:
+def _rows(
+    target: TargetService | None, seen: KernelService | None, now_s: float, before: tuple[Row, ...]
+) -> tuple[Row, ...]:
+    """A view of each destination that has not drained; the one from `before` when nothing changed for it."""
+    if target is None:
+        return ()
+    there = {} if seen is None else seen.destinations
+    found = [(v, there.get(v.candidate.destination.key)) for v in target.verdicts if v.state != "drained"]
+    return tuple(
+        old
+        if old is not None and old.verdict is verdict and old.there is seen_now and verdict.candidate.drain is None
+        else Row(verdict, seen_now, _destination(verdict, seen_now, now_s))
+        for (verdict, seen_now), old in zip_longest(found, before[: len(found)])
+    )
+
+
+def _destination(verdict: Verdict, there: KernelDestination | None, now_s: float) -> DestinationView:
     candidate = verdict.candidate
     wanted = candidate.destination
-    there = seen.destinations.get(wanted.key) if seen is not None else None
     return DestinationView(
         wanted.name,
         wanted.address,

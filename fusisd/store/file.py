@@ -20,17 +20,18 @@ from fusisd.documents import decode_service, encode_service
 from fusisd.errors import Invalid, StoreError
 from fusisd.fields import parsed
 
-SCHEMA_VERSION = 2
-_TABLES = """
-CREATE TABLE services (name TEXT PRIMARY KEY, revision INTEGER NOT NULL, document TEXT NOT NULL);
-CREATE TABLE globals (name TEXT PRIMARY KEY, document TEXT NOT NULL);
-"""
+SCHEMA_VERSION = 3
+_SERVICES = "CREATE TABLE services (name TEXT PRIMARY KEY, revision INTEGER NOT NULL, document TEXT NOT NULL);"
+_DESTINATIONS = "CREATE TABLE destinations (service TEXT, name TEXT, document TEXT NOT NULL, PRIMARY KEY (service, name));"
+_GLOBALS = "CREATE TABLE globals (name TEXT PRIMARY KEY, document TEXT NOT NULL);"
 _SCHEMA = f"""
 CREATE TABLE revision (number INTEGER NOT NULL);
 INSERT INTO revision VALUES (0);
 CREATE TABLE owned (machine TEXT, kind TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (machine, kind, key));
 CREATE TABLE remembered (machine TEXT, document TEXT NOT NULL);
-{_TABLES}
+{_SERVICES}
+{_DESTINATIONS}
+{_GLOBALS}
 """
 
 RECOVER = (
@@ -52,7 +53,7 @@ _HELP = {
 
 def open_database(path: Path) -> sqlite3.Connection:
     """The file, made when absent, for the calling thread only; an older schema is migrated, its file copied aside first
-    (`fusisd.db.schema1`). Raises StoreError: damaged, newer than us, no access."""
+    (`fusisd.db.schema2`). Raises StoreError: damaged, newer than us, no access."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
@@ -128,9 +129,13 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
     database.execute("PRAGMA synchronous=FULL")
     if version == 0:
         database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-    elif version == 1:
+    elif version < SCHEMA_VERSION:
         _copy_aside(database, path, version)
-        _migrate_1(database, path)
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            for step in _MIGRATIONS[version - 1 :]:
+                step(database, path)
+            database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
 def _copy_aside(database: sqlite3.Connection, path: Path, version: int) -> None:
@@ -150,16 +155,30 @@ def _copy_aside(database: sqlite3.Connection, path: Path, version: int) -> None:
 
 def _migrate_1(database: sqlite3.Connection, path: Path) -> None:
     """Schema 1 (2026-11) had no revisions of rows and no globals, and kept destinations as a list."""
-    with database:
-        database.execute("BEGIN IMMEDIATE")
-        (revision,) = database.execute("SELECT number FROM revision").fetchone()
-        old = database.execute("SELECT name, document FROM services").fetchall()
-        rows = [(name, revision, _document_of_1(path, name, document)) for name, document in old]
-        database.execute("DROP TABLE services")
-        for statement in filter(None, map(str.strip, _TABLES.split(";"))):  # executescript would commit first
-            database.execute(statement)
-        database.executemany("INSERT INTO services VALUES (?, ?, ?)", rows)
-        database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    (revision,) = database.execute("SELECT number FROM revision").fetchone()
+    old = database.execute("SELECT name, document FROM services").fetchall()
+    rows = [(name, revision, _document_of_1(path, name, document)) for name, document in old]
+    database.execute("DROP TABLE services")
+    database.execute(_SERVICES)
+    database.execute(_GLOBALS)
+    database.executemany("INSERT INTO services VALUES (?, ?, ?)", rows)
+
+
+def _migrate_2(database: sqlite3.Connection, path: Path) -> None:
+    """Schema 2 (2026-11) kept a service's destinations in its document."""
+    database.execute(_DESTINATIONS)
+    for name, document in database.execute("SELECT name, document FROM services").fetchall():
+        try:
+            service = parsed(document)
+            rows = [(name, one, json.dumps(row)) for one, row in service.pop("destinations", {}).items()]
+        except (Invalid, TypeError, AttributeError) as error:
+            raise StoreError(f"{path}: service {name!r} of schema 2 cannot be read: {error}; {RECOVER}") from None
+        database.execute("UPDATE services SET document = ? WHERE name = ?", (json.dumps(service), name))
+        database.executemany("INSERT INTO destinations VALUES (?, ?, ?)", rows)
+
+
+_MIGRATIONS = (_migrate_1, _migrate_2)
+"""By the schema they start from; all that are needed run in one transaction."""
 
 
 def _document_of_1(path: Path, name: str, document: str) -> str:

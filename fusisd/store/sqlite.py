@@ -1,7 +1,8 @@
 """Both stores in one SQLite file: operators' intent, and what concerns this machine only.
 
-One row per service, its document as JSON (fusisd.documents), decoded as strictly as a request from outside; what could
-not be read back is not written. Blocking; every call comes from the one thread that opened the file.
+One row per service and one per destination, each a document as JSON (fusisd.documents), decoded as strictly as a request
+from outside; what could not be read back is not written, and of a service with a thousand destinations only what changed is
+written. Blocking; every call comes from the one thread that opened the file.
 Does not: know the event loop, or repair a damaged file (the kernel's table goes on serving without it).
 """
 
@@ -11,7 +12,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -92,17 +93,33 @@ class _Stored:
 class SqliteIntents(_Stored):
     """Fulfils ports.IntentStore."""
 
+    def __init__(self, database: sqlite3.Connection, path: Path) -> None:
+        """`database` is `open_database(path)`."""
+        super().__init__(database, path)
+        self._written: dict[str, Service] = {}  # what the file holds, as far as we loaded or wrote it
+
     @_reported
     def load(self) -> Intent:
         """See ports.IntentStore."""
         rows = self._database.execute("SELECT name, revision, document FROM services ORDER BY name").fetchall()
+        destinations = dict[str, dict[str, str]]()
+        for service, name, document in self._database.execute("SELECT * FROM destinations ORDER BY rowid"):
+            destinations.setdefault(service, {})[name] = document
         others = self._database.execute("SELECT name, document FROM globals").fetchall()
         (revision,) = self._database.execute("SELECT number FROM revision").fetchone()
-        services = {name: replace(self._service(name, document), revision=at) for name, at, document in rows}
+        found = {name: (at, self._service(name, document, destinations.pop(name, {}))) for name, at, document in rows}
+        if destinations:
+            raise StoreError(f"{self.path} holds destinations of a service {min(destinations)!r} that it has not; {RECOVER}")
+        services = {name: replace(service, revision=at) for name, (at, service) in found.items()}
+        self._written = dict(services)
         return Intent(services, revision, **dict(self._global(name, document) for name, document in others))
 
-    def _service(self, name: str, document: str) -> Service:
-        return self._decoded(f"service {name!r}", lambda value: decode_service(name, value), document)
+    def _service(self, name: str, document: str, destinations: Mapping[str, str]) -> Service:
+        def decode(value: object) -> Service:
+            rows = {one: parsed(text) for one, text in destinations.items()}
+            return decode_service(name, {**value, "destinations": rows} if isinstance(value, dict) else value)
+
+        return self._decoded(f"service {name!r}", decode, document)
 
     def _global(self, name: str, document: str) -> tuple[str, Any]:
         if name not in _GLOBALS:
@@ -114,7 +131,7 @@ class SqliteIntents(_Stored):
         """See ports.IntentStore."""
         revision = expected_revision + 1
         gone = [(name,) for name, service in change.services.items() if service is None]
-        kept = [(name, revision, self._encoded(row)) for name, row in change.services.items() if row is not None]
+        kept = [_Rows.of(row, self._written.get(name)) for name, row in change.services.items() if row is not None]
         settings = [] if change.timeouts is None else [("timeouts", json.dumps(encode_timeouts(change.timeouts)))]
         settings += [] if change.ranges is None else [("ranges", json.dumps(change.ranges))]
 
@@ -123,23 +140,60 @@ class SqliteIntents(_Stored):
             if counted.rowcount != 1:
                 raise Conflict(f"{self.path} was changed by somebody else since revision {expected_revision}")
             database.executemany("DELETE FROM services WHERE name = ?", gone)
-            database.executemany("INSERT OR REPLACE INTO services VALUES (?, ?, ?)", kept)
+            database.executemany("DELETE FROM destinations WHERE service = ?", gone)
+            for rows in kept:
+                rows.write(database, revision)
             database.executemany("INSERT OR REPLACE INTO globals VALUES (?, ?)", settings)
 
         self._transact(write)
+        for name, row in change.services.items():
+            self._written.pop(name, None)
+            self._written |= {} if row is None else {name: row}
         return revision
 
-    def _encoded(self, service: Service) -> str:
-        """The service's document. Raises StoreError when it would not come back as it is: then it would be acknowledged
-        now and refused, with all the others, at the next start."""
-        document = json.dumps(encode_service(service))
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What of a service must be written: its own row, and of its destinations those that are new, others or gone."""
+
+    name: str
+    document: str
+    changed: Mapping[str, str]
+    gone: frozenset[str]
+    whole: bool
+    """Nothing is known of it in the file: whatever rows it has there go first."""
+
+    @classmethod
+    def of(cls, service: Service, before: Service | None) -> _Rows:
+        """Raises StoreError when something would not come back as it is: then it would be acknowledged now and refused,
+        with all the others, at the next start."""
+        old = before.destinations if before is not None else {}
+        new = {name: one for name, one in service.destinations.items() if old.get(name) is not one}
+        part = replace(service, destinations=new)
+        document = encode_service(part)
         try:
-            read_back = decode_service(service.name, parsed(document))
+            read_back = decode_service(service.name, parsed(json.dumps(document)))
         except Invalid as error:
             raise StoreError(f"service {service.name} cannot be stored: {error}") from None
-        if read_back != service:
+        if read_back != part:
             raise StoreError(f"service {service.name} cannot be stored: it would come back as {read_back}")
-        return document
+        rows = document.pop("destinations", {})
+        changed = {name: json.dumps(rows[name]) for name in new}
+        gone = frozenset(old.keys() - service.destinations.keys())
+        return cls(service.name, json.dumps(document), changed, gone, before is None)
+
+    def write(self, database: sqlite3.Connection, revision: int) -> None:
+        """Inside a transaction. A row that is changed keeps its place, so that lists keep their order."""
+        database.execute("INSERT OR REPLACE INTO services VALUES (?, ?, ?)", (self.name, revision, self.document))
+        if self.whole:
+            database.execute("DELETE FROM destinations WHERE service = ?", (self.name,))
+        database.executemany(
+            "DELETE FROM destinations WHERE service = ? AND name = ?", [(self.name, gone) for gone in self.gone]
+        )
+        database.executemany(
+            "INSERT INTO destinations VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET document = excluded.document",
+            [(self.name, name, document) for name, document in self.changed.items()],
+        )
 
 
 class SqliteLocal(_Stored):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import pyipvs
-from fusisd import plan, state, target
+from fusisd import plan, state, target, views
 from fusisd.commands import (
     AddDestination,
     AddService,
@@ -193,6 +193,13 @@ class Machine(RuleBasedStateMachine):
         control = self.daemon.control
         built = target.build(control._world, self.daemon.clock())
         assert control.target == built
+
+    @invariant()
+    def the_view_kept_is_what_a_fresh_look_shows(self) -> None:
+        control, shown = self.daemon.control, self.daemon.control.snapshot
+        waking = control._targets.waking
+        known = views.Known(control._world, control.target, control._applier.reasons(), (), views.Counts(), {}, waking)
+        assert shown.services == views.Views().snapshot(known, shown.generation, shown.at_s).services
 
     @invariant()
     def applying_twice_changes_nothing(self) -> None:

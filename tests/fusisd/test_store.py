@@ -347,6 +347,79 @@ def test_a_file_of_schema_1_is_migrated_and_copied_aside_first(tmp_path: Path) -
     assert not (tmp_path / "fusisd.db.schema1-3").exists(), "migrated once"
 
 
+# What fusisd of schema 2 (2026-11) wrote.
+SCHEMA_2 = """
+CREATE TABLE revision (number INTEGER NOT NULL);
+INSERT INTO revision VALUES (7);
+CREATE TABLE owned (machine TEXT, kind TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (machine, kind, key));
+CREATE TABLE remembered (machine TEXT, document TEXT NOT NULL);
+CREATE TABLE services (name TEXT PRIMARY KEY, revision INTEGER NOT NULL, document TEXT NOT NULL);
+CREATE TABLE globals (name TEXT PRIMARY KEY, document TEXT NOT NULL);
+INSERT INTO globals VALUES ('ranges', '["10.9.0.0/24"]');
+"""
+WEB_2 = (
+    '{"key": "tcp/10.0.0.1:80", "scheduler": "wlc", "destinations": {"rs1": {"address": "10.0.0.11", "port": 8080, '
+    '"weight": 5, "method": "nat"}, "rs2": {"address": "10.0.0.12", "port": 80, "weight": 0, "method": "route"}}}'
+)
+
+
+def make_schema_2(path: Path, document: str) -> None:
+    database = sqlite3.connect(path, isolation_level=None)
+    database.executescript(f"BEGIN; {SCHEMA_2} PRAGMA user_version=2; COMMIT;")
+    database.execute("INSERT INTO services VALUES ('web', 6, ?)", (document,))
+    database.close()
+
+
+def test_a_file_of_schema_2_is_migrated_and_copied_aside_first(tmp_path: Path) -> None:
+    path = tmp_path / "fusisd.db"
+    make_schema_2(path, WEB_2)
+    intents, _, database = stores(path)
+    loaded = intents.load()
+    rows = [Destination("rs1", "10.0.0.11", 8080, 5, ForwardingMethod.NAT), Destination("rs2", "10.0.0.12", 80, 0)]
+    service = replace(web(scheduler="wlc", destinations={row.name: row for row in rows}), revision=6)
+    assert loaded == Intent({"web": service}, 7, ranges=("10.9.0.0/24",))
+    assert list(loaded.services["web"].destinations) == ["rs1", "rs2"], "in the order they had"
+    fresh = open_database(tmp_path / "fresh")
+    tables = "SELECT name, sql FROM sqlite_master ORDER BY name"
+    assert database.execute(tables).fetchall() == fresh.execute(tables).fetchall()
+    database.close()
+    fresh.close()
+    aside = sqlite3.connect(tmp_path / "fusisd.db.schema2")
+    assert aside.execute("SELECT document FROM services").fetchone() == (WEB_2,)
+    aside.close()
+
+
+@pytest.mark.parametrize("document", ["[]", '{"destinations": [7]}', "{"])
+def test_a_damaged_file_of_schema_2_is_left_as_it_is(tmp_path: Path, document: str) -> None:
+    path = tmp_path / "db"
+    make_schema_2(path, document)
+    with pytest.raises(StoreError, match="db: service 'web' of schema 2 cannot be read"):
+        open_database(path)
+    left = sqlite3.connect(path)
+    assert left.execute("PRAGMA user_version").fetchone() == (2,)
+    assert left.execute("SELECT document FROM services").fetchone() == (document,)
+    left.close()
+
+
+def test_only_the_destinations_that_changed_are_written_and_the_order_stays(tmp_path: Path) -> None:
+    intents, _, database = stores(tmp_path / "db")
+    many = {f"rs{n}": Destination(f"rs{n}", f"10.0.0.{n}", 80) for n in range(1, 201)}
+    service = web(destinations=many)
+    intents.commit(0, Change({"web": service}))
+    before = database.total_changes
+    changed = replace(service, destinations=many | {"rs7": replace(many["rs7"], weight=9)})
+    intents.commit(1, Change({"web": changed}))
+    assert database.total_changes - before == 3, "the revision, the service and one destination"
+    fewer = replace(changed, destinations={name: one for name, one in changed.destinations.items() if name != "rs3"})
+    intents.commit(2, Change({"web": fewer}))
+    again, _, other = stores(tmp_path / "db")
+    assert list(again.load().services["web"].destinations.items()) == list(fewer.destinations.items())
+    intents.commit(3, Change({"web": None}))
+    assert database.execute("SELECT count(*) FROM destinations").fetchone() == (0,)
+    database.close()
+    other.close()
+
+
 @pytest.mark.parametrize("document", ["[]", "{}", '{"destinations": [7]}', WEB_1.replace("wlc", "w l c"), "{"])
 def test_a_damaged_file_of_schema_1_is_left_as_it_is(tmp_path: Path, document: str) -> None:
     path = tmp_path / "db"
