@@ -6,7 +6,7 @@ FUZZ_S ?= 300
 LAB := $(PYTHON) -m tests.lab.run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core fuzz soak clean
+.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf fuzz soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,12 +44,15 @@ bench: setup ## pyipvs beside ipvsadm, pyroute2, naive calls and C, in the lab: 
 	@tests/bench/setup
 	@$(LAB) --mem 1G --timeout 14400 -- $(PYTHON) -m tests.bench $(BENCH)
 
-fuzz: setup ## coverage-guided fuzzing of what pyipvs decodes, FUZZ_S=300 seconds in all (needs atheris, and says how to get it)
+fuzz: setup ## coverage-guided fuzzing of what pyipvs and the Serf client decode, FUZZ_S=300 seconds in all (needs atheris, and says how to get it)
 	@FUZZ_S=$(FUZZ_S) nice -n 19 $(PYTHON) -m tests.fuzz
 
 bench-core: setup ## what fusisd's core costs at 10,000 destinations, in the lab, and what checks cost, here: two minutes
 	@$(LAB) --mem 1G --timeout 900 -- $(PYTHON) -m tests.bench.core
 	@$(PYTHON) -m tests.bench.checks
+
+bench-serf: setup ## what a Serf cluster of 5,000 members and a storm of 30,000 events cost, on a scripted agent: half a minute
+	@$(PYTHON) -m tests.bench.serf
 
 soak: setup ## half an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 600 machines
 	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 MACHINES=600 \

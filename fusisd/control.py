@@ -67,7 +67,7 @@ class Control:
         nodes = membership.recalled(beginning.remembered, clock())
         begun = World(beginning.intent, nodes, owned=beginning.owned, drains=beginning.drains)
         self._world = replace(begun, host=HostSeen(beginning.vips), offers=target.offered(nodes))
-        self._memory = membership.memory(nodes)
+        self._remembered, self._memory = nodes, membership.memory(nodes)
         self._awaiting_serf = beginning.serf_expected
         self._serf_problem = "not connected yet" if beginning.serf_expected else ""
         self._targets, self._views, self._look = targets.Targets(), views.Views(), Look(kernel, clock)
@@ -349,6 +349,9 @@ class Control:
                 self._told.drained(EndDrain(*key))
 
     def _keep_memory(self) -> None:
+        if self._world.nodes is self._remembered:
+            return
+        self._remembered = self._world.nodes
         memory = membership.memory(self._world.nodes)
         if memory != self._memory:
             self._memory = memory

@@ -57,7 +57,11 @@ def update(nodes: Nodes, members: Iterable[Member], now_s: float) -> Nodes:
         known = nodes.get(member.name)
         if known is None and member.tags.get(ROLE_TAG) != AGENT_ROLE:
             continue
-        after[member.name] = _seen(known, member, now_s)
+        told = (member.address, member.status, member.tags)
+        if known is not None and known.told == told and not known.missing and not known.withdrawn:
+            after[member.name] = known  # of 5,000 in a list hardly any has changed: reading them all takes 46 ms (2026-11)
+        else:
+            after[member.name] = replace(_seen(known, member, now_s), told=told)
     for name, node in nodes.items():
         if name not in after and (status := TABLE[node.status, Sight.ABSENT]) is not NodeStatus.UNSEEN:
             after[name] = replace(node, status=status, missing=True)

@@ -269,6 +269,8 @@ class Node:
     problems: tuple[str, ...] = ()
     withdrawn: Mapping[str, float] = field(default_factory=dict)
     """Services that its tags offered once and dropped, with the time: they drain."""
+    told: object = field(default=None, compare=False, repr=False)
+    """The row of the list that all this was read from, to know it again."""
 
 
 # Host: what must be true of the machine besides IPVS.

@@ -160,8 +160,9 @@ def _drained(service: TargetService) -> Iterator[DrainKey]:
 
 def touched_by_nodes(before: Nodes, after: Nodes) -> set[str]:
     """The services that a node's change concerns."""
-    changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
-    nodes = [node for name in changed for node in (before.get(name), after.get(name)) if node is not None]
+    names = [name for name in changed(before, after) if before.get(name) != after[name]]
+    names += before.keys() - after.keys()
+    nodes = [node for name in names for node in (before.get(name), after.get(name)) if node is not None]
     return {service for node in nodes for service in node.offers}
 
 

@@ -1,210 +1,187 @@
-"""Serf's RPC over asyncio: one connection, pipelined requests, every wait limited; and `watch`, which follows the members.
+"""Serf's RPC as verbs over asyncio, one connection at a time, every wait limited; and `watch`, which follows the members.
 
-`watch` keeps to what makes Serf's events safe to use: the list is the truth and an event only a doorbell (events repeat,
-go missing and carry stale states; see docs/architecture.md). It subscribes once per connection, lists, and lists again at
-each ring and 50, 200 and 500 ms later, because the list follows a ring by up to that; besides every 10 s.
-Does not: start an agent (supervisor.py), or decide what a member means.
+Does not: start an agent (supervisor.py), connect again by itself (`watch` does), or decide what a member means.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from fusisd.errors import FusisError
-from fusisd.serf import protocol
-from fusisd.serf.protocol import Connection, Member, Record, RemoteProtocolError, Reply
+from fusisd.serf import values
+from fusisd.serf.errors import SerfError, SerfRefused
+from fusisd.serf.messages import VERSION
+from fusisd.serf.session import Overflowed, Session, Subscription, open_session
+from fusisd.serf.values import Answer, Coordinate, Event, KeyReport, LogLine, Member, QueryAck, QueryDone, QueryResponse
+from fusisd.serf.watch import DOORBELL, MembersSeen, SerfLost, watch
 
-DOORBELL = "fusis"
-"""The user event by which an agent says: my tags changed, list again. It carries nothing that anybody believes."""
+__all__ = ["DOORBELL", "MembersSeen", "SerfClient", "SerfError", "SerfLost", "connected"]
 
-EVENTS = f"member-join,member-leave,member-failed,member-update,member-reap,user:{DOORBELL}"
-RELIST_AFTER_S = (0.0, 0.05, 0.2, 0.5)
-RELIST_PERIOD_S = 10.0
-BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-
-
-class SerfError(FusisError):
-    """The agent refused a request, or cannot be reached; `str()` says which and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class MembersSeen:
-    """A member list; `epoch` counts connections, so a higher one means that our agent may have been restarted."""
-
-    members: tuple[Member, ...]
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class SerfLost:
-    """The agent is not reachable now."""
-
-    reason: str
+ANSWERS_KEPT = 1 << 16  # of a query: every node of the largest cluster may answer before anybody reads
 
 
 class SerfClient:
-    """One connection to an agent's RPC port. Lives on one event loop."""
+    """One connection to an agent's RPC port. Lives on one event loop.
+
+    Every verb raises SerfError when the agent refuses (SerfRefused), does not answer in time or is gone, and SerfMisuse
+    when no agent could do what is asked. A cancelled or timed-out request may have been done all the same.
+    """
 
     def __init__(self, host: str, port: int, auth_key: str | None = None, timeout_s: float = 5.0) -> None:
-        """`auth_key`: the agent's rpc_auth, None when it has none. `timeout_s` limits each request."""
+        """`auth_key`: the agent's rpc_auth, None when it has none. `timeout_s` limits each request, beyond the time that
+        the agent itself takes for it by the protocol's table (`join`, `leave`, keys)."""
         self._where, self._auth_key, self._timeout_s = (host, port), auth_key, timeout_s
-        self._protocol = Connection()
-        self._writer: asyncio.StreamWriter | None = None
-        self._reader_task: asyncio.Task[None] | None = None
-        self._answers: dict[int, asyncio.Future[Reply]] = {}
-        self._ring = asyncio.Event()
-        self._lost: asyncio.Future[str] | None = None
+        self._session: Session | None = None
 
     async def connect(self) -> None:
-        """Connect, shake hands, authenticate. Raises SerfError."""
-        host, port = self._where
+        """Connect, shake hands, authenticate; a connection that was open is closed. Raises SerfError."""
+        await self.close()
+        self._session = await open_session(*self._where, self._timeout_s)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                reader, self._writer = await asyncio.open_connection(host, port)
-        except (OSError, TimeoutError) as error:
-            why = "no answer" if isinstance(error, TimeoutError) else str(error)
-            raise SerfError(f"no Serf agent answers at {host}:{port} ({why}); is it running, with -rpc-addr?") from None
-        self._protocol = Connection()
-        self._lost = asyncio.get_running_loop().create_future()
-        self._reader_task = asyncio.create_task(self._read(reader))
-        await self.call("handshake", {"Version": protocol.VERSION})
-        if self._auth_key is not None:
-            await self.call("auth", {"AuthKey": self._auth_key})
+            await self.call("handshake", {"Version": VERSION})
+            if self._auth_key is not None:
+                await self.call("auth", {"AuthKey": self._auth_key})
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """End the connection; again does nothing."""
-        task, self._reader_task = self._reader_task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        if self._writer is not None:
-            self._writer.transport.abort()
-            self._writer = None
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     async def call(self, command: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
-        """One request and its answer's body. Raises SerfError."""
-        if self._writer is None or self._lost is None:
-            raise SerfError("not connected to a Serf agent")
-        if self._lost.done():
-            raise SerfError(self._lost.result())
-        seq, data = self._protocol.request(command, body)
-        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._answers[seq] = answer
-        self._writer.write(data)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                reply = await answer
-        except TimeoutError:
-            raise SerfError(f"the Serf agent did not answer {command} within {self._timeout_s:g} s") from None
-        finally:
-            self._answers.pop(seq, None)
-        if reply.error:
-            raise SerfError(f"the Serf agent refused {command}: {reply.error}")
-        return reply.body
+        """Any request of the protocol that has one answer, and that answer's body as it came."""
+        return await self._open().call(command, body)
 
     async def members(self) -> tuple[Member, ...]:
-        """The member list. Raises SerfError."""
-        try:
-            return protocol.members(await self.call("members"))
-        except RemoteProtocolError as error:
-            raise SerfError(f"the Serf agent's member list makes no sense: {error}") from None
+        """The member list, in no order."""
+        return values.members(await self.call("members"))
 
-    async def join(self, addresses: list[str], replay: bool = False) -> int:
-        """Join a cluster by any of these `address[:port]`; how many answered. Raises SerfError."""
-        return int((await self.call("join", {"Existing": addresses, "Replay": replay})).get("Num", 0))
+    async def members_filtered(
+        self, name: str = "", status: str = "", tags: Mapping[str, str] | None = None
+    ) -> tuple[Member, ...]:
+        """Members whose name, status and tags match these whole regular expressions (Go's; "" is any; a tag that a member
+        lacks is ""). One that Go cannot read makes the agent hang up without a word."""
+        body = {"Name": _whole(name), "Status": _whole(status)}
+        wanted = {tag: _whole(text) for tag, text in (tags or {}).items()}
+        return values.members(await self.call("members-filtered", {**body, "Tags": wanted}))
+
+    async def join(self, addresses: Sequence[str], replay: bool = False) -> int:
+        """Join a cluster by any of these `address[:port]`; how many answered. `replay`: bring its old user events, too."""
+        return values.joined(await self.call("join", {"Existing": list(addresses), "Replay": replay}))
 
     async def leave(self) -> None:
-        """The agent leaves the cluster and ends. Raises SerfError."""
+        """The agent leaves the cluster and ends, and with it the connection."""
         await self.call("leave")
 
     async def force_leave(self, node: str, prune: bool = False) -> None:
-        """A failed node becomes left (with `prune`: forgotten). Raises SerfError."""
+        """A failed node becomes left (with `prune`: forgotten). An unknown one is no error."""
         await self.call("force-leave", {"Node": node, "Prune": prune})
 
-    async def set_tags(self, tags: Mapping[str, str], delete: tuple[str, ...] = ()) -> None:
-        """Set and delete tags of the agent's own node. Raises SerfError (they may hold 512 bytes in all)."""
+    async def set_tags(self, tags: Mapping[str, str], delete: Sequence[str] = ()) -> None:
+        """Set and delete tags of the agent's own node (they may hold 512 bytes in all)."""
         await self.call("tags", {"Tags": dict(tags), "DeleteTags": list(delete)})
 
     async def event(self, name: str, payload: bytes = b"", coalesce: bool = False) -> None:
-        """Send a user event to every node. Raises SerfError."""
+        """Send a user event to every node (512 bytes with its name). `coalesce`: of several with this name that come close
+        together, receivers may be shown the last alone, and late."""
         await self.call("event", {"Name": name, "Payload": payload, "Coalesce": coalesce})
 
-    async def stats(self) -> Mapping[str, Any]:
-        """The agent's statistics: maps of text. Raises SerfError."""
-        return await self.call("stats")
+    async def query(
+        self,
+        name: str,
+        payload: bytes = b"",
+        *,
+        nodes: Sequence[str] = (),
+        tags: Mapping[str, str] | None = None,
+        ack: bool = False,
+        relay_factor: int = 0,
+        timeout_s: float = 2.0,
+    ) -> AsyncIterator[QueryAck | QueryResponse | Overflowed]:
+        """Ask every node, or these, or those whose tags match these regular expressions; what they answer, as it comes.
+
+        It ends when `timeout_s` is over and not before. `ack`: nodes say that they have it, too. `relay_factor`: so many
+        others repeat each answer (it may come several times).
+        """
+        body = {
+            "Name": name,
+            "Payload": payload,
+            "FilterNodes": list(nodes),
+            "FilterTags": {tag: _whole(text) for tag, text in (tags or {}).items()},
+            "RequestAck": ack,
+            "RelayFactor": relay_factor,
+            "Timeout": round(timeout_s * 1e9),
+        }
+        session = self._open()
+        answers = await session.subscribe("query", body, values.answer, ANSWERS_KEPT)
+        deadline_s = asyncio.get_running_loop().time() + timeout_s + self._timeout_s
+        try:
+            while not isinstance(answer := await _next(answers, deadline_s), QueryDone):
+                yield answer
+        finally:
+            session.forget(answers)
+
+    async def respond(self, query_id: int, payload: bytes = b"") -> None:
+        """Answer the QueryEvent of this id, which came on a stream of this connection; once, and in its time."""
+        await self.call("respond", {"ID": query_id, "Payload": payload})
+
+    async def stream(self, types: str = "*", limit: int = 1024) -> Subscription[Event]:
+        """The events of these types, by commas: member-join, -leave, -failed, -update, -reap, user[:NAME], query[:NAME], *.
+
+        `limit`: how many may wait for their reader, a member in an event counting as one more, before `Overflowed`.
+        """
+        return await self._open().subscribe("stream", {"Type": types}, values.event, limit)
+
+    async def monitor(self, level: str = "INFO", limit: int = 1024) -> Subscription[LogLine]:
+        """The agent's log from this level on, the last 512 lines first; one per connection."""
+        return await self._open().subscribe("monitor", {"LogLevel": level}, values.log_line, limit)
+
+    async def stop(self, subscription: Subscription[Any]) -> None:
+        """End a stream or monitor. While events flow an agent can crash of it: rather close the connection."""
+        session = self._open()
+        await session.call("stop", {"Stop": subscription.seq})
+        session.forget(subscription)
+
+    async def stats(self) -> Mapping[str, Mapping[str, str]]:
+        """The agent's statistics in groups (agent, runtime, serf, tags), all as text."""
+        return values.stats(await self.call("stats"))
+
+    async def coordinate(self, node: str) -> Coordinate | None:
+        """Where a node stands on Serf's map of round-trip times; None when it is not known."""
+        return values.coordinate(await self.call("get-coordinate", {"Node": node}))
+
+    async def list_keys(self) -> KeyReport:
+        """Which gossip keys how many nodes have. With an error the report is in the SerfRefused: `refused_keys`."""
+        return values.keys(await self.call("list-keys"))
+
+    async def install_key(self, key: str) -> KeyReport:
+        """Every node takes one more key (base64 of 16, 24 or 32 bytes) for reading."""
+        return values.keys(await self.call("install-key", {"Key": key}))
+
+    async def use_key(self, key: str) -> KeyReport:
+        """Every node writes with this key from now on."""
+        return values.keys(await self.call("use-key", {"Key": key}))
+
+    async def remove_key(self, key: str) -> KeyReport:
+        """Every node forgets a key that it does not write with."""
+        return values.keys(await self.call("remove-key", {"Key": key}))
 
     async def watch(self, on_seen: Callable[[MembersSeen], None], on_lost: Callable[[SerfLost], None]) -> None:
-        """Follow the members for ever, over as many connections as it takes; ends when cancelled.
+        """Follow the members for ever, over as many connections as it takes; see watch.watch."""
+        await watch(self, on_seen, on_lost)
 
-        `on_seen` gets the first list of each connection and then each that differs; `on_lost` each loss, once.
-        """
-        epoch, failures, told = 0, 0, False
-        while True:
-            try:
-                await self.connect()
-                epoch, failures, told = epoch + 1, 0, False
-                reason = await self._follow(on_seen, epoch)
-            except SerfError as error:
-                reason = str(error)
-            await self.close()
-            if not told:
-                told = True
-                on_lost(SerfLost(reason))
-            pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
-            failures += 1
-            await asyncio.sleep(pause_s * random.uniform(0.75, 1.25))
+    def _open(self) -> Session:
+        if self._session is None:
+            raise SerfError("not connected to a Serf agent")
+        return self._session
 
-    async def _follow(self, on_seen: Callable[[MembersSeen], None], epoch: int) -> str:
-        """List at each ring until the connection is lost; why it was. Raises SerfError."""
-        assert self._lost is not None  # connect() made it
-        self._ring.set()
-        await self.call("stream", {"Type": EVENTS})
-        known: tuple[Member, ...] | None = None
-        while not self._lost.done():
-            rung = await self._rung()
-            for after_s in RELIST_AFTER_S if rung else (0.0,):
-                await asyncio.sleep(after_s)
-                members = tuple(sorted(await self.members(), key=lambda member: member.name))
-                if members != known:
-                    known = members
-                    on_seen(MembersSeen(members, epoch))
-                if self._ring.is_set():
-                    break  # a newer ring: begin its series anew
-        return self._lost.result()
 
-    async def _rung(self) -> bool:
-        """Wait for a ring, for the period, or for the loss of the connection; whether it was a ring."""
-        assert self._lost is not None
-        ring = asyncio.ensure_future(self._ring.wait())
-        either: set[asyncio.Future[Any]] = {ring, self._lost}
-        try:
-            done, _ = await asyncio.wait(either, timeout=RELIST_PERIOD_S, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ring.cancel()
-        self._ring.clear()
-        return ring in done
-
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        """Hand what comes to who waits for it, until the connection ends."""
-        reason = "the Serf agent closed the connection"
-        try:
-            while data := await reader.read(65536):
-                for item in self._protocol.receive(data):
-                    if isinstance(item, Record):
-                        self._ring.set()
-                    elif (answer := self._answers.get(item.seq)) is not None and not answer.done():
-                        answer.set_result(item)
-        except (OSError, RemoteProtocolError) as error:
-            reason = f"the connection to the Serf agent broke: {error}"
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(SerfError(reason))
-        if self._lost is not None and not self._lost.done():
-            self._lost.set_result(reason)
+def refused_keys(refusal: SerfRefused) -> KeyReport:
+    """What came with the refusal of a command about keys: which nodes said what. Raises SerfProtocolError."""
+    return values.keys(refusal.body)
 
 
 async def connected(host: str, port: int, auth_key: str | None, limit_s: float) -> SerfClient:
@@ -221,3 +198,17 @@ async def connected(host: str, port: int, auth_key: str | None, limit_s: float) 
             await asyncio.sleep(0.1)
         else:
             return client
+
+
+async def _next(answers: Subscription[Answer], deadline_s: float) -> Answer | Overflowed:
+    """No limit may span a `yield`: it would end whatever the caller does then."""
+    try:
+        async with asyncio.timeout_at(deadline_s):
+            return await anext(answers)
+    except TimeoutError:
+        raise SerfError("the Serf agent did not end a query when its time was over") from None
+
+
+def _whole(pattern: str) -> str:
+    """Go anchors as ^…$ without brackets, so that a|b would match too much."""
+    return f"(?:{pattern})" if pattern else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fusisd.health import script
+from fusisd.health.asking import Late
 from fusisd.health.probes import probe
 from fusisd.health.script import KEPT, NOBODY, OUTPUT_LIMIT, command
 from fusisd.model import CheckKind, CheckSpec, CheckTarget
@@ -22,7 +23,12 @@ ROOT = os.geteuid() == 0
 
 
 def asked(*argv: str, timeout_s: float = LIMIT_S) -> str:
-    return asyncio.run(probe(CheckTarget("10.0.0.9", 8080, CheckSpec(CheckKind.SCRIPT, argv=argv)), timeout_s))
+    """The answer; asked again when this machine was too busy to hear it, as the monitor does."""
+    target = CheckTarget("10.0.0.9", 8080, CheckSpec(CheckKind.SCRIPT, argv=argv))
+    for _ in range(20):
+        with suppress(Late):
+            return asyncio.run(probe(target, timeout_s))
+    raise AssertionError("too busy twenty times in a row")
 
 
 def shell(text: str, timeout_s: float = LIMIT_S) -> str:

@@ -378,11 +378,12 @@ class Machine(RuleBasedStateMachine):
             assert now_s < drain.until_s + NO_TIME_LEFT_S or self.only_excluded(service)
         for key, built in self.daemon.control.target.services.items():
             rows = {row.destination.key: row for row in self.ipvs.destinations(key)}
-            for candidate in (v.candidate for v in built.verdicts if v.candidate.drain is not None and not v.candidate.problem):
+            drains = [v.candidate for v in built.verdicts if v.candidate.drain is not None and not v.candidate.problem]
+            for candidate in drains:
                 if (row := rows.get(candidate.destination.key)) is not None:
                     assert row.active, "nothing is waited for"
                     assert not row.destination.weight, "what drains gets no new connections"
-                    assert now_s < candidate.drain.until_s + NO_TIME_LEFT_S
+                    assert candidate.drain is None or now_s < candidate.drain.until_s + NO_TIME_LEFT_S
 
     def only_excluded(self, name: str) -> bool:
         """A note of what Serf brought stays as long as it is excluded; nothing of it is in the kernel."""

@@ -12,7 +12,7 @@ from fusisd import membership
 from fusisd.membership import WITHDRAWN_KEPT_S, Nodes
 from fusisd.model import Node, NodeStatus
 from fusisd.nodes import DRAINS, MEANING, TABLE, Sight, diagram, sight_of
-from fusisd.serf.protocol import Member
+from fusisd.serf.values import Member
 from tests.fusisd.world import member
 
 WORDS = ["alive", "leaving", "left", "failed", "hibernating"]

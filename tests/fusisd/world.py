@@ -11,7 +11,7 @@ from fusisd.control import Control
 from fusisd.inbox import Beginning, Told
 from fusisd.kernel.ipvs import IpvsKernel
 from fusisd.model import CheckState, CheckTarget, Destination, Health, HostSeen, HostWanted, Service
-from fusisd.serf.protocol import Member
+from fusisd.serf.values import Member
 from pyipvs import IPVS, ForwardingMethod, ServiceKey
 from pyipvs.testing import FakeKernel
 

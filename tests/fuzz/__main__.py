@@ -1,5 +1,5 @@
-"""Coverage-guided fuzzing of what pyipvs decodes: `make fuzz`, or `python -m tests.fuzz [TARGET ...]`, for FUZZ_S
-seconds in all (300).
+"""Coverage-guided fuzzing of what pyipvs and the Serf client decode: `make fuzz`, or `python -m tests.fuzz [TARGET ...]`,
+for FUZZ_S seconds in all (300).
 
 Each target has a process of its own, one after another, in which atheris (libFuzzer for Python) starts from the
 committed corpus and from what earlier runs found worth keeping in .fuzz/. What breaks a target is written there as
@@ -49,7 +49,7 @@ def fuzz(name: str) -> None:
     """One target in this process, with libFuzzer's own words on the command line; ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=["pyipvs"]):
+    with atheris.instrument_imports(include=["pyipvs", "fusisd.serf"]):
         from tests.fuzz.targets import TARGETS
 
     atheris.Setup(sys.argv, TARGETS[name])

@@ -1,5 +1,5 @@
-"""What pyipvs decodes, one function for each way in: bytes of any kind in, nothing out, AssertionError when the
-invariant that its docstring states does not hold. Any other exception that comes out is a finding too.
+"""What pyipvs and the Serf client decode, one function for each way in: bytes of any kind in, nothing out, AssertionError
+when the invariant that its docstring states does not hold. Any other exception that comes out is a finding too.
 
 Run by coverage-guided fuzzing (`make fuzz`) and, over the corpus and its mutations, by test_fuzz.py.
 Does not: make bytes up, or know a fuzzer.
@@ -14,10 +14,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from fusisd.serf import values
+from fusisd.serf.errors import SerfProtocolError
+from fusisd.serf.protocol import Record, Reply
 from pyipvs import DecodeError, Family, SaveFileError, daemons, framing, procfs, rows, savefile, wire
 from pyipvs.const import Command
 from pyipvs.errors import error_for
 from pyipvs.layout import Row
+from tests.serf.recorded import TRANSCRIPTS
 
 Target = Callable[[bytes], None]
 
@@ -174,6 +178,31 @@ def sysctls(data: bytes) -> None:
     """Any text of a sysctl is a number or text."""
     with scratch(data) as path:
         assert all(isinstance(value, int | str) for value in procfs.sysctls(path.parent).values())
+
+
+@target
+def serf_rpc(data: bytes) -> None:
+    """What a Serf agent sends gives answers and records that can be understood, the same byte by byte; or
+    SerfProtocolError."""
+    for transcript in TRANSCRIPTS.values():
+        with contextlib.suppress(SerfProtocolError):
+            whole = transcript.asked().receive(data)
+            slowly = transcript.asked()
+            in_pieces = [item for byte in data for item in slowly.receive(bytes([byte]))]
+            assert repr(in_pieces) == repr(whole)  # NaN is no NaN, but looks like it
+            understood(whole)
+
+
+def understood(items: Iterable[Reply | Record]) -> None:
+    """Every value in them. Raises SerfProtocolError."""
+    decoders = (values.members, values.joined, values.stats, values.coordinate, values.keys)
+    for item in items:
+        if isinstance(item, Record):
+            repr(values.RECORDS[item.command](item.body))
+            continue
+        for decode in decoders:
+            with contextlib.suppress(SerfProtocolError):
+                repr(decode(item.body))
 
 
 @contextlib.contextmanager
