@@ -90,8 +90,9 @@ class Vips:
     async def _add(self, missing: list[str], failures: Failures) -> None:
         if not missing:
             return
-        claims = dict.fromkeys(missing, self._iface)
-        await self._store_call(self._local.claim, "vip", claims)
+        claims = {vip: self._iface for vip in missing if self._owned.get(vip) != self._iface}
+        if claims:  # what is noted already is put back though the store cannot be written
+            await self._store_call(self._local.claim, "vip", claims)
         self._owned |= claims
         refused = await self._call(addresses.add, self._iface, missing)
         failures |= {f"vip {vip}": why for vip, why in refused.items()}

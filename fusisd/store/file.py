@@ -118,7 +118,12 @@ def _sync_directory(path: Path) -> None:
 
 
 def _prepare(database: sqlite3.Connection, path: Path) -> None:
-    """Look at the version before anything is written, then set the modes and make the tables of a new file."""
+    """Look at the version before anything is written, then set the modes and make the tables of a new file.
+
+    With exclusive locking, set before the first access, the log's index is in our memory (https://sqlite.org/wal.html#noshm):
+    as a mapped file it ended us by SIGBUS when it could not be written any more (ext4, 2026-11).
+    """
+    database.execute("PRAGMA locking_mode=EXCLUSIVE")
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:
         raise StoreError(f"{path} was written by a newer fusisd (schema {version}): use that one, or move the file aside")

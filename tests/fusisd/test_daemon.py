@@ -4,54 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.lab.expect import poll
-
-ROOT = Path(__file__).parents[2]
-
-
-class Dry:
-    """A `fusisd --dry-run`."""
-
-    def __init__(self, home: Path) -> None:
-        self.home, self.log = home, home / "log"
-        with socket.create_server(("127.0.0.1", 0)) as sock:
-            self.port = sock.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def command(self, *options: str) -> list[str]:
-        words = [sys.executable, "-m", "fusisd", "--dry-run", "--listen", f"127.0.0.1:{self.port}"]
-        return [*words, "--state-dir", str(self.home / "state"), "--socket", str(self.home / "run/s"), *options]
-
-    def start(self) -> None:
-        with open(self.log, "wb") as log:
-            self._process = subprocess.Popen(self.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        poll(lambda: f"Listening and serving HTTP on :{self.port}" in self.log.read_text(), 30, "the ready line")
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        assert self._process is not None
-        self._process.send_signal(number)
-        return self._process.wait(30)
-
-    def ask(self, method: str, path: str, body: Any = None, token: bool = True) -> tuple[int, bytes]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=15)
-        headers = {"Content-Type": "application/json"}
-        if token:
-            headers["Authorization"] = f"Bearer {(self.home / 'state/token').read_text().strip()}"
-        connection.request(method, path, None if body is None else json.dumps(body), headers)
-        answer = connection.getresponse()
-        data = answer.read()
-        connection.close()
-        return answer.status, data
+from tests.fusisd.dry import ROOT, Dry
 
 
 @pytest.fixture
@@ -59,8 +18,7 @@ def dry(tmp_path: Path) -> Iterator[Dry]:
     running = Dry(tmp_path)
     running.start()
     yield running
-    if running._process is not None and running._process.poll() is None:
-        running.end(signal.SIGKILL)
+    running.close()
 
 
 WEB = {"Name": "web", "Host": "10.0.0.1", "Port": 80, "Protocol": "tcp", "Scheduler": "rr"}
