@@ -72,7 +72,8 @@ def plumbed(host: Host, path: Path, scenario: Callable[[Plumbed], Awaitable[None
     """Run the scenario with a plumbing of the host's eth0; it is stopped afterwards, and what it made stays."""
 
     async def main() -> None:
-        local = notes(path)
+        database = open_database(path)
+        local = SqliteLocal(database, path, machine_identity())
         reports: list[HostSeen] = []
         plumbing = HostPlumbing("eth0", local, at_once, reports.append, sysctls)
         job = asyncio.create_task(plumbing.run())
@@ -81,6 +82,7 @@ def plumbed(host: Host, path: Path, scenario: Callable[[Plumbed], Awaitable[None
         finally:
             job.cancel()
             await asyncio.gather(job, return_exceptions=True)
+            database.close()
 
     with entered(host.name):
         asyncio.run(main())
