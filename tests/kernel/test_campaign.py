@@ -70,6 +70,7 @@ def test_kills_at_random_moments_lose_nothing(lab: Lab, tmp_path: Path) -> None:
         assert traffic.total > 0
         assert operators.acknowledged > 0
         print(f"{operators.acknowledged} changes acknowledged, {traffic.total} requests, none lost, in {LIVES} lives")
+        print(f"slowest answer {traffic.slowest_s:.2f} s")
         print("servers and backends:", ", ".join(f"{name} {count}" for name, count in sorted(members.done.items())))
 
 

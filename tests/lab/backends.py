@@ -65,7 +65,7 @@ def _serve(listener: socket.socket, name: bytes) -> None:
     while True:
         connection, _ = listener.accept()
         with connection, contextlib.suppress(OSError):
-            connection.settimeout(1.0)
+            connection.settimeout(5.0)  # the client gives up first, however busy the machine: what it loses, it says
             data = b""
             while b"\r\n\r\n" not in data:
                 piece = connection.recv(65536)

@@ -23,6 +23,7 @@ class Traffic:
         self.answers: Counter[str] = Counter()
         self.lost: list[tuple[float, str]] = []
         self.last: dict[str, float] = {}
+        self.slowest_s = 0.0
 
     def __enter__(self) -> Traffic:
         self._thread.start()
@@ -41,6 +42,7 @@ class Traffic:
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause_s):
+            begun_s = time.monotonic()
             try:
                 name = ask(self._vip, self._port, "client", TIMEOUT_S)
             except OSError as error:
@@ -48,3 +50,4 @@ class Traffic:
             else:
                 self.answers[name] += 1
                 self.last[name] = time.monotonic()
+                self.slowest_s = max(self.slowest_s, self.last[name] - begun_s)
