@@ -134,3 +134,23 @@ class Applier:
         if len(made) > LOGGED:
             log.info("and %d more operations (log level debug shows them)", len(made) - LOGGED)
         return [op.change for op in made]
+
+
+class KernelTimeouts:
+    """The connection timeouts of the network namespace, set when they change, and again until the kernel takes them."""
+
+    def __init__(self, kernel: KernelPort) -> None:
+        """Nothing is set before `set`."""
+        self._kernel, self._done = kernel, pyipvs.Timeouts()
+        self.problem = ""
+
+    def set(self, wanted: pyipvs.Timeouts) -> None:
+        """Have these; `problem` says why not."""
+        if wanted == self._done:
+            return
+        try:
+            self._kernel.set_timeouts(wanted)
+        except pyipvs.IPVSError as error:
+            self.problem = str(error)
+        else:
+            self.problem, self._done = "", wanted

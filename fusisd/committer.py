@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from fusisd import notes, state
@@ -20,9 +20,10 @@ from fusisd.control import Control
 from fusisd.door import Door
 from fusisd.drains import Drain, DrainKey
 from fusisd.errors import Conflict, Refused, StoreError, Unavailable
-from fusisd.inbox import Committed
-from fusisd.model import Intent
+from fusisd.inbox import Committed, PathsNoted
+from fusisd.model import Intent, Path
 from fusisd.notes import Notes
+from fusisd.paths import text_of
 from fusisd.ports import Change, IntentStore, LocalStore, Remembered, Snapshot, StoreCall
 from pyipvs import ServiceKey
 
@@ -56,6 +57,13 @@ class Memory:
     remembered: frozenset[Remembered]
 
 
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Marks chosen for paths, to be noted before they are used."""
+
+    rows: Mapping[ServiceKey, Path]
+
+
 @dataclass(slots=True)
 class Batch:
     """Commands that are committed together, and what they make of the intent and of the local notes."""
@@ -81,7 +89,7 @@ class Committer:
         """`intent` and `drains` are what the stores hold now; `clock` is monotonic seconds."""
         self._intents, self._local, self._store_call, self._clock = intents, local, store_call, clock
         self._intent, self._drains = intent, drains
-        self._queue: asyncio.Queue[Waiting | Gone | Memory] = asyncio.Queue()
+        self._queue: asyncio.Queue[Waiting | Gone | Memory | Paths] = asyncio.Queue()
         self._claimed: set[ServiceKey] = set()  # noted as ours in the store, as far as we know
         self._control: Control | None = None
         self._door: Door | None = None
@@ -114,6 +122,10 @@ class Committer:
     def remember(self, remembered: frozenset[Remembered]) -> None:
         """Note what Serf brought."""
         self._queue.put_nowait(Memory(remembered))
+
+    def paths(self, rows: Mapping[ServiceKey, Path]) -> None:
+        """Note these marks as ours; control hears when it is done."""
+        self._queue.put_nowait(Paths(rows))
 
     def drained(self, command: EndDrain) -> None:
         """A drain is over: remove what drained."""
@@ -191,8 +203,11 @@ class Committer:
             self._local.release(kind, keys)
         return revision
 
-    async def _note(self, item: Gone | Memory) -> None:
+    async def _note(self, item: Gone | Memory | Paths) -> None:
         """Bookkeeping that nobody waits for: when it fails, the log says so and the next start is the more careful."""
+        if isinstance(item, Paths):
+            self._owner().enter(PathsNoted(item.rows, await self._noted(item)))
+            return
         try:
             if isinstance(item, Memory):
                 await self._store_call(self._local.remember, item.remembered)
@@ -201,8 +216,19 @@ class Committer:
             keys = [key for key in item.keys if key not in wanted]
             self._claimed.difference_update(keys)
             await self._store_call(self._local.release, "service", [str(key) for key in keys])
+            if marks := [str(key) for key in keys if key.mark is not None]:
+                await self._store_call(self._local.release, "path", marks)
         except StoreError as error:
             log.error("cannot note in the store: %s", error)
+
+    async def _noted(self, item: Paths) -> str:
+        """ "" once the marks are noted, or why they are not."""
+        try:
+            rows = {str(key): text_of(path) for key, path in item.rows.items()}
+            await self._store_call(self._local.claim, "path", rows)
+        except StoreError as error:
+            return str(error)
+        return ""
 
     def _owner(self) -> Control:
         assert self._control is not None, "attach() comes before run()"

@@ -12,6 +12,8 @@ from pathlib import Path
 from fusisd.errors import StartupError
 
 PORT = 8000
+PATH_MARKS = range(0x46550000, 0x46560000)
+"""Where nobody else's marks are likely: others use single bits of them, or small numbers."""
 SERF_MODES = ("managed", "external", "off")
 
 
@@ -32,6 +34,7 @@ class Config:
     log_level: str
     cleanup: bool = False
     recover_store: bool = False
+    path_marks: range = PATH_MARKS
 
 
 def parse(arguments: list[str] | None = None) -> Config:
@@ -59,7 +62,22 @@ def parse(arguments: list[str] | None = None) -> Config:
         log_level=options.log_level,
         cleanup=options.cleanup == "cleanup",
         recover_store=options.recover_store,
+        path_marks=_marks(options.path_marks),
     )
+
+
+def _marks(text: str) -> range:
+    """The range of `FROM-TO`, decimal or 0x..., both ends in; the default of "". Raises StartupError."""
+    if not text:
+        return PATH_MARKS
+    first, _, last = text.partition("-")
+    try:
+        marks = range(int(first, 0), int(last, 0) + 1)
+    except ValueError:
+        marks = range(0)
+    if not marks or marks.start < 1 or marks.stop > 2**32:
+        raise StartupError(f"--path-marks {text!r} must be FROM-TO within 1 to {2**32 - 1}, as 0x1000-0x1fff", 2)
+    return marks
 
 
 def endpoint(text: str, option: str) -> tuple[str, int]:
@@ -95,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow-plaintext-writes", action="store_true",
         help="accept changes over plain HTTP from other hosts (the token can be read on the wire)")  # fmt: skip
     add("--no-sysctl", action="store_true", help="change no sysctl (docs/architecture.md lists those needed)")
+    add("--path-marks", default="", metavar="FROM-TO",
+        help="firewall marks for path checks, one for each server by route or tunnel "
+        f"(default {PATH_MARKS.start:#x}-{PATH_MARKS.stop - 1:#x})")  # fmt: skip
     add("--recover-store", action="store_true",
         help="set a damaged store aside and start empty; the kernel's services stay, as foreign ones")  # fmt: skip
     add("--dry-run", action="store_true", help="everything but the kernel: IPVS and addresses in memory, no Serf")

@@ -14,40 +14,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from collections import ChainMap, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import pyipvs
-from fusisd import fold, look, membership, plan, target, targets, views
-from fusisd.applier import Applier, Done
+from fusisd import fold, look, marks, membership, plan, target, targets, views
+from fusisd.answers import Answers, resolve
+from fusisd.applier import Applier, Done, KernelTimeouts
 from fusisd.commands import EndDrain
 from fusisd.drains import DrainKey
-from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged, Refresh, SerfState, Told, Value
+from fusisd.inbox import Beginning, Committed, MembersSeen, PathsNoted, ProbeChanged, Refresh, SerfState, Told, Value
 from fusisd.look import Look
 from fusisd.model import CheckTarget, Health, HostSeen, HostWanted, Intent
 from fusisd.ports import ChecksPort, HostPort, KernelPort, KernelService, KernelTable, Snapshot
-from fusisd.target import World
+from fusisd.target import TargetService, World
 from pyipvs import ServiceKey
 
 log = logging.getLogger(__name__)
 
 TURN_BUDGET_S = 0.05  # operations of one turn stop here and go on in the next, so that the loop answers others
-SETTLE_LIMIT_S = 3.0  # how long a command's answer waits for VIP and NAT before it tells the state as it is
 DRAIN_RETRY_S = 5.0  # how soon the committer is told again of a drain that is over
 ERROR_PAUSE_S = 0.2
 AT_A_TIME = 200  # destinations that are judged or compared before the clock is looked at again
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Waiter:
-    """A command's answer, due when its change is in the kernel and on the host, or at `until_s`."""
-
-    future: asyncio.Future[Snapshot]
-    until_s: float
 
 
 class Control:
@@ -64,9 +56,10 @@ class Control:
     ) -> None:
         """`clock` is monotonic seconds."""
         self._kernel, self._host, self._checks, self._clock, self._told = kernel, host, checks, clock, told
-        nodes = membership.recalled(beginning.remembered, clock())
-        begun = World(beginning.intent, nodes, owned=beginning.owned, drains=beginning.drains)
+        nodes, owned = membership.recalled(beginning.remembered, clock()), beginning.owned | beginning.paths.keys()
+        begun = World(beginning.intent, nodes, owned=owned, drains=beginning.drains)
         self._world = replace(begun, host=HostSeen(beginning.vips), offers=target.offered(nodes))
+        self._marks = marks.Marks(beginning.paths, beginning.path_marks)
         self._remembered, self._memory = nodes, membership.memory(nodes)
         self._awaiting_serf = beginning.serf_expected
         self._serf_problem = "not connected yet" if beginning.serf_expected else ""
@@ -78,10 +71,9 @@ class Control:
         self._pending: set[ServiceKey] = set()
         self._inbox: deque[tuple[float, Value]] = deque()
         self._bell = asyncio.Event()
-        self._waiters: list[Waiter] = []
+        self._answers = Answers()
         self._drained_told: dict[DrainKey, float] = {}
-        self._timeouts_problem = ""
-        self._timeouts_done = pyipvs.Timeouts()
+        self._timeouts = KernelTimeouts(kernel)
         self._paused_until_s = beginning.paused_until_s
         self._counts = views.Counts()
         self._facts = beginning.facts
@@ -121,6 +113,11 @@ class Control:
     def target(self) -> target.Target:
         """What should be so."""
         return self._targets.target
+
+    @property
+    def marks(self) -> marks.Marks:
+        """The firewall marks of path checks."""
+        return self._marks
 
     @property
     def read_cost_s(self) -> float:
@@ -171,13 +168,12 @@ class Control:
             if stamps:
                 self.enter(Refresh(waiter))
             else:
-                _resolve(waiter, self.snapshot)
+                resolve(waiter, self.snapshot)
         self._counts.turned(self._clock() - now_s)
 
     async def _wait(self) -> None:
-        answers = [waiter.until_s for waiter in self._waiters]
-        others = [self._targets.wake_s, self._applier.retry_s]
-        wake_s = min([self._look.next_s, *answers, *(at_s for at_s in others if at_s is not None)])
+        others = [self._targets.wake_s, self._applier.retry_s, self._answers.due_s]
+        wake_s = min([self._look.next_s, *(at_s for at_s in others if at_s is not None)])
         try:
             async with asyncio.timeout(max(0.0, wake_s - self._clock())):
                 await self._bell.wait()
@@ -194,13 +190,17 @@ class Control:
                     self._take(fold.committed(self._world, value))
                     if value.paused_until_s is not None:
                         self._paused_until_s = value.paused_until_s
-                    self._waiters.extend(Waiter(future, now_s + SETTLE_LIMIT_S) for future in value.waiters)
+                    self._answers.wait(value.waiters, now_s)
                 case MembersSeen(members):
                     before = self._world.nodes
                     self._take(fold.members(self._world, members, now_s))
                     views.log_node_changes(before, self._world.nodes)
                     self._pending |= self.owned if self._awaiting_serf else frozenset()
                     self._awaiting_serf = False
+                case PathsNoted(rows, problem):
+                    keys = self._marks.noted(rows, problem, now_s)
+                    self._world = replace(self._world, owned=self.owned | keys)
+                    self._pending |= keys
                 case SerfState(problem):
                     self._serf_problem = problem
                 case ProbeChanged(check, found):
@@ -237,9 +237,10 @@ class Control:
         until_s = now_s + TURN_BUDGET_S if until_s is None else until_s
         self._touched |= self._targets.due(now_s)
         self._build(now_s, until_s)
+        self._follow_paths(now_s)
         left = self._apply(stamps, now_s, until_s)
         if now_s >= self._paused_until_s:
-            self._set_timeouts()
+            self._timeouts.set(self._world.intent.timeouts)
             self._tell_host()
         self._tell_checks()
         self._tell_drained(now_s)
@@ -257,13 +258,31 @@ class Control:
             if self._clock() > until_s:
                 break
 
+    def _follow_paths(self, now_s: float) -> None:
+        """Have marks for the paths that are wanted now, and think again where a check through the VIP became possible."""
+        chosen, over = self._marks.follow(self._targets.host.paths, self._world, now_s, self._awaiting_serf)
+        if chosen:
+            self._told.paths(chosen)
+        self._pending |= over
+        self._world, changed = marks.with_impossible(self._world, self._marks)
+        if changed:
+            self._touched |= self._targets.led_to(changed)
+            self._bell.set()
+
+    @property
+    def _services(self) -> Mapping[ServiceKey, TargetService]:
+        """All that should be in the kernel, the hidden services of path checks with the rest."""
+        own, paths = self._targets.services, self._marks.services
+        return ChainMap(own, paths) if paths else own
+
     def _apply(self, stamps: list[float], now_s: float, until_s: float) -> bool:
         """Apply what the plan asks for, a few services at a time; whether something is left that will not wait."""
         if now_s < self._paused_until_s:
             return bool(self._touched)
         self._pending |= self._applier.due(now_s)
+        services = self._services
         while self._pending:
-            keys = _some(self._pending, lambda key: len(s.verdicts) if (s := self._targets.services.get(key)) else 0)
+            keys = _some(self._pending, lambda key: len(s.verdicts) if (s := services.get(key)) else 0)
             self._pending.difference_update(keys)
             self._apply_to(keys, stamps, now_s, until_s)
             if self._clock() > until_s:
@@ -276,7 +295,7 @@ class Control:
     def _apply_to(self, keys: Collection[ServiceKey], stamps: list[float], now_s: float, until_s: float) -> None:
         world = self._world
         bounds = plan.Bounds(world.owned, world.host.vips, self._targets.host.vips, self._awaiting_serf)
-        ops = plan.diff(keys, self._targets.services, world.table, bounds)
+        ops = plan.diff(keys, self._services, world.table, bounds)
         done = self._applier.apply(ops, keys, until_s, now_s)
         if ops:
             owned = world.owned - done.lost if done.lost else world.owned
@@ -299,7 +318,7 @@ class Control:
 
     def _let_go(self, keys: Iterable[ServiceKey], lost: frozenset[ServiceKey]) -> None:
         """Give up what is wanted no more and not in the kernel, and what turned out to be somebody else's."""
-        world, wanted = self._world, self._targets.services
+        world, wanted = self._world, self._services
         gone = {key for key in keys if key in world.owned and key not in wanted and key not in world.table}
         if gone or lost:
             self._world = replace(world, owned=world.owned - gone)
@@ -315,20 +334,10 @@ class Control:
             shown = "-" if reaction_s is None else f"{reaction_s * 1e3:.2f}"
             log.info("turn ops=%d/%d reaction_ms=%s", len(done.changes), planned, shown)
 
-    def _set_timeouts(self) -> None:
-        wanted = self._world.intent.timeouts
-        if wanted == self._timeouts_done:
-            return
-        try:
-            self._kernel.set_timeouts(wanted)
-        except pyipvs.IPVSError as error:
-            self._timeouts_problem = str(error)
-        else:
-            self._timeouts_problem, self._timeouts_done = "", wanted
-
     def _tell_checks(self) -> None:
-        if self._targets.checks is not self._checks_wanted:
-            self._checks_wanted = self._targets.checks
+        wanted = self._marks.askable(self._targets.checks, self._world)
+        if wanted is not self._checks_wanted:
+            self._checks_wanted = wanted
             health = {check: found for check, found in self._world.health.items() if check in self._checks_wanted}
             self._world = replace(self._world, health=health)
             self._checks.want(self._checks_wanted)
@@ -360,22 +369,19 @@ class Control:
     def _publish(self, now_s: float) -> None:
         problems = [f"serf: {self._serf_problem}"] if self._serf_problem else []
         problems += [f"kernel: {self._look.problem}"] if self._look.problem else []
-        problems += [f"timeouts: {self._timeouts_problem}"] if self._timeouts_problem else []
+        problems += [f"timeouts: {self._timeouts.problem}"] if self._timeouts.problem else []
         held = "changes are paused" if now_s < self._paused_until_s else ""
         if held:
             problems.append(f"paused for {self._paused_until_s - now_s:.0f} s more: nothing is changed in the kernel")
         facts = {**self._facts, "serf_connected": not self._serf_problem, "checks": self._checks.figures}
+        facts["path_checks"] = self._marks.shown(self._world)
         built, reasons = self._targets, self._applier.reasons()
         known = views.Known(self._world, built.target, reasons, tuple(problems), self._counts, facts, built.waking, held)
         self.snapshot = self._views.snapshot(known, self.snapshot.generation + 1, now_s)
 
     def _answer(self, left: bool, now_s: float) -> None:
         """Answer the commands whose change is there, or whose time is up."""
-        settled = not left and self._world.host.settled
-        for waiter in self._waiters:
-            if settled or now_s >= waiter.until_s:
-                _resolve(waiter.future, self.snapshot)
-        self._waiters = [waiter for waiter in self._waiters if not waiter.future.done()]
+        self._answers.give(self.snapshot, not left and self._world.host.settled, now_s)
 
 
 def _some(names: Iterable[T], size: Callable[[T], int]) -> list[T]:
@@ -387,9 +393,4 @@ def _some(names: Iterable[T], size: Callable[[T], int]) -> list[T]:
         if total > AT_A_TIME:
             break
     return found
-
-
-def _resolve(waiter: asyncio.Future[Snapshot], snapshot: Snapshot) -> None:
-    if not waiter.done():
-        waiter.set_result(snapshot)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import importlib.metadata
 import logging
@@ -29,6 +30,7 @@ from fusisd.config import PORT, Config
 from fusisd.control import Control
 from fusisd.door import Door
 from fusisd.errors import FusisError, StartupError, StoreError
+from fusisd.health.asking import DIRECT, Way
 from fusisd.health.monitor import Monitor
 from fusisd.health.probes import probe
 from fusisd.inbox import Beginning, MembersSeen, ProbeChanged, SerfState, Told
@@ -37,8 +39,9 @@ from fusisd.kernel.cleanup import cleanup
 from fusisd.kernel.command import CommandError
 from fusisd.kernel.host import DryHost, HostPlumbing
 from fusisd.kernel.ipvs import IpvsKernel
-from fusisd.model import CheckTarget, Health, HostSeen
-from fusisd.notes import drains_of
+from fusisd.model import CheckTarget, Health, HostSeen, Path
+from fusisd.notes import drains_of, paths_of
+from fusisd.routing import source_towards
 from fusisd.serf.client import MembersSeen as SerfMembers
 from fusisd.serf.client import SerfClient, SerfError, SerfLost, connected
 from fusisd.serf.supervisor import ManagedAgent, SupervisorError, load_or_make_key
@@ -103,12 +106,12 @@ class Daemon:
         kernel = _open_kernel(config.dry_run)
         stores = await self._open_stores(own)
         host = self._host(stores)
-        monitor = Monitor(probe, self._probe_changed, clock)
+        monitor = Monitor(self._probe, self._probe_changed, clock)
         beginning = stores.beginning
         committer = Committer(
             stores.intents, stores.local, self._store_call, beginning.intent, dict(beginning.drains), clock
         )
-        told = Told(committer.gone, committer.remember, committer.drained)
+        told = Told(committer.gone, committer.remember, committer.drained, committer.paths)
         control = Control(kernel, host, monitor, clock, beginning, told)
         self._control = control
         committer.attach(control, Door(control, host))
@@ -145,15 +148,16 @@ class Daemon:
             remembered = await self._store_call(local.remembered)
             drains = drains_of(await self._store_call(local.owned, "drain"))
             paused = await self._store_call(local.owned, "pause")
+            noted = await self._store_call(local.owned, "path")
             vips = frozenset(await self._store_call(local.owned, "vip"))
         except StoreError as error:
             raise StartupError(str(error)) from None
-        keys = frozenset(ServiceKey.parse(key) for key in owned)
+        keys = frozenset(ServiceKey.parse(key) for key in (*owned, *noted))
         expected = self._config.serf != "off"
         until_s = float(paused.get("until", "0"))
-        return Stores(
-            intents, local, Beginning(intent, keys, remembered, expected, drains, until_s, vips, self._facts(own))
-        )
+        paths, marks, facts = paths_of(noted), self._config.path_marks, self._facts(own)
+        beginning = Beginning(intent, keys, remembered, expected, drains, until_s, vips, paths, marks, facts)
+        return Stores(intents, local, beginning)
 
     async def _claim_missing(self, control: Control, stores: Stores) -> frozenset[ServiceKey]:
         """Services that are wanted, not ours yet and not in the kernel (after a reboot all of them): they become ours."""
@@ -236,6 +240,17 @@ class Daemon:
 
     def _host_seen(self, seen: HostSeen) -> None:
         self._enter(seen)
+
+    async def _probe(self, target: CheckTarget, timeout_s: float) -> str:
+        return await probe(target, timeout_s, DIRECT if target.path is None else self._way(target.path))
+
+    def _way(self, path: Path) -> Way:
+        """Marked for its service, and from an address that is no VIP: the real server has those itself. Raises OSError."""
+        control = self._control
+        mark, source = control.marks.mark(path) if control is not None else None, source_towards(path.address)
+        if control is None or mark is None or source in control.vips:
+            raise OSError(errno.EADDRNOTAVAIL, f"there is no mark or no own address to ask {path} from")
+        return Way(mark, source)
 
     def _probe_changed(self, target: CheckTarget, health: Health) -> None:
         self._enter(ProbeChanged(target, health))

@@ -29,6 +29,7 @@ from fusisd.fields import (
     seconds,
     short_text,
     text,
+    truth,
     whole,
     words_of,
 )
@@ -95,6 +96,7 @@ _OWN: dict[CheckKind, dict[str, Reader[Any]]] = {
 }
 """What each kind of check may be told besides port and timing."""
 
+_PATH_CHECK = {"path_check": truth}
 _NEEDED = {CheckKind.DNS: ("name",), CheckKind.SCRIPT: ("argv",)}
 _CHOICES = frozenset({"method", "path", "codes", "record"})  # written even when they are the default
 _TIMING: dict[str, Reader[Any]] = {
@@ -105,7 +107,9 @@ _TIMING: dict[str, Reader[Any]] = {
     "fast_interval_s": seconds(0.05, 86400),
 }
 _CHECK_KIND: Reader[CheckKind] = one_of(words_of(CheckKind))
-_ASKED = {kind: {"kind": _CHECK_KIND, "port": whole(1, 65535), **_TIMING, **own} for kind, own in _OWN.items()}
+_ASKED = {
+    kind: {"kind": _CHECK_KIND, "port": whole(1, 65535), **_TIMING, **_PATH_CHECK, **own} for kind, own in _OWN.items()
+}
 
 
 def encode_check(check: CheckSpec) -> dict[str, Any]:

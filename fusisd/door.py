@@ -75,6 +75,9 @@ class Door:
         """A foreign service of that key, or a scheduler that cannot be loaded, tried once before it is promised."""
         if (known := intent.services.get(service.name)) is not None and state.settings(known) == state.settings(service):
             return
+        if service.key.mark is not None and service.key.mark in (marks := self._control.marks.range):
+            span = f"{marks.start} to {marks.stop - 1}"
+            raise Conflict(f"{service.key}: marks {span} are kept for path checks; take another, or see --path-marks", "key")
         if self._foreign(service.key) is not None:
             raise Conflict(f"{service.key} is in the kernel already and not ours: adopt it, or delete it there first")
         try:

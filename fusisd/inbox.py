@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from fusisd import membership
 from fusisd.commands import EndDrain
+from fusisd.config import PATH_MARKS
 from fusisd.drains import Drain, DrainKey
-from fusisd.model import CheckTarget, Health, HostSeen, Intent
+from fusisd.model import CheckTarget, Health, HostSeen, Intent, Path
 from fusisd.ports import Remembered, Snapshot
 from pyipvs import ServiceKey
 
@@ -59,7 +60,15 @@ class Refresh:
     waiter: asyncio.Future[Snapshot]
 
 
-Value = Committed | MembersSeen | SerfState | ProbeChanged | HostSeen | Refresh
+@dataclass(frozen=True, slots=True)
+class PathsNoted:
+    """Marks chosen for paths are noted as ours, or could not be: `problem` says why."""
+
+    rows: Mapping[ServiceKey, Path]
+    problem: str = ""
+
+
+Value = Committed | MembersSeen | SerfState | ProbeChanged | HostSeen | Refresh | PathsNoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,9 @@ class Beginning:
     paused_until_s: float = 0.0
     vips: frozenset[str] = frozenset()
     """Addresses of ours that stand on the host still."""
+    paths: Mapping[ServiceKey, Path] = field(default_factory=dict)
+    """The services of path checks that are ours; they are in `owned`, too."""
+    path_marks: range = PATH_MARKS
     facts: Mapping[str, object] = field(default_factory=dict)
     """What the status shows as it is: version, interface, Serf's address."""
 
@@ -85,3 +97,4 @@ class Told:
     released: Callable[[Iterable[ServiceKey]], None]
     memory: Callable[[frozenset[Remembered]], None]
     drained: Callable[[EndDrain], None]
+    paths: Callable[[Mapping[ServiceKey, Path]], None]

@@ -17,7 +17,7 @@ Does not: see a service's other destinations (target.py does), or read a clock.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import pyipvs
@@ -36,6 +36,7 @@ from fusisd.model import (
     Service,
 )
 from fusisd.nodes import DRAINS
+from fusisd.paths import path_check
 from fusisd.ports import KernelDestination
 from fusisd.state import cannot_forward, kernel_destination
 from pyipvs import ForwardingMethod, Protocol, ServiceKey
@@ -57,6 +58,8 @@ class Candidate:
     drain: Drain | None = None
     drained_by: str = ""
     problem: str = ""
+    path: CheckTarget | None = None
+    """What it is asked through the VIP besides (paths.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class Verdict:
     state: str
     reason: str = ""
     wake_s: float | None = None
+    path_rests: bool = False
+    """Its own address does not answer: it need not be asked through the VIP, and is at once when it answers again."""
 
     def as_kernel(self) -> pyipvs.Destination:
         """The destination to have in the kernel; only for a verdict with a weight."""
@@ -92,7 +97,7 @@ def judge(
         return Verdict(candidate, weight, "up", "Serf says failed, but its check passes" if failed else "")
     if health.state is CheckState.UNKNOWN:
         there = None if present is None else present.destination.weight
-        return Verdict(candidate, there, "checking", "waiting for its first check")
+        return Verdict(candidate, there, "checking", health.reason or "waiting for its first check")
     if failed:
         return Verdict(candidate, None, "down", f"{health.reason}; Serf says failed too")
     until_s = health.since_s + LINGER_S
@@ -130,7 +135,8 @@ def candidates(
             continue
         spec = destination.check or service.check or NO_CHECK
         drain, by = _drain_of(service, destination, drains)
-        yield Candidate(destination, None, _check(destination, spec), drain, by)
+        path = path_check(service.key, destination, spec)
+        yield Candidate(destination, None, _check(destination, spec), drain, by, path=path)
     taken_keys = {one.key: one.name for one in service.destinations.values()} if offers else {}
     for node in offers:
         if node.name not in service.destinations:
@@ -151,12 +157,14 @@ def _from_node(
     implied = CheckSpec() if service.key.protocol is Protocol.TCP else NO_CHECK
     spec = (service.check or implied) if offer.checked and not problem else NO_CHECK
     drain, by = _leaving(service, node, drains)
-    return Candidate(destination, node, _check(destination, spec), drain, by, problem)
+    path = path_check(service.key, destination, spec)
+    return Candidate(destination, node, _check(destination, spec), drain, by, problem, path)
 
 
 def _check(destination: Destination, spec: CheckSpec) -> CheckTarget | None:
     if spec.kind is CheckKind.NONE:
         return None
+    spec = spec if spec.path_check else replace(spec, path_check=True)  # the same question, whatever is asked besides
     return CheckTarget(destination.address, spec.port or destination.port, spec)
 
 

@@ -97,7 +97,8 @@ class CheckSettings:
 
 @dataclass(frozen=True, slots=True)
 class CheckSpec:
-    """What is asked of a service's destinations, without the address: what it means is kind by kind.
+    """What is asked of a service's destinations, without the address: what it means is kind by kind. `path_check`:
+    those reached by route or tunnel are asked through IPVS, too (paths.py).
 
     `port` None: the destination's own. HTTP(S): `method`, `path`, `host` ("" = the address), `codes` (ranges, both ends
     in), `body` (must be found in the answer's first 64 KiB, "" = anything), `tls_name` (SNI, and verified when not "").
@@ -119,15 +120,35 @@ class CheckSpec:
     name: str = ""
     record: str = "A"
     argv: tuple[str, ...] = ()
+    path_check: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A way through IPVS to one real server, the same for all VIPs: forwarded by this method, in this tunnel."""
+
+    address: str
+    method: ForwardingMethod
+    tunnel: Tunnel | None = None
+
+    def __str__(self) -> str:
+        tunnel = f" ({self.tunnel.type})" if self.tunnel is not None else ""
+        return f"{self.address} by {self.method}{tunnel}"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckTarget:
-    """What is probed: this question to this address and port. Equal targets share one probe, whoever wants them."""
+    """What is probed: this question to this address and port. Equal targets share one probe, whoever wants them. With a
+    `path` the address is a VIP, and it is that path's real server that is asked."""
 
     address: str
     port: int
     spec: CheckSpec = CheckSpec()
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        where = f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return where if self.path is None else f"{where} at {self.path}"
 
 
 class CheckState(Enum):
@@ -295,6 +316,8 @@ class HostWanted:
     masquerades: frozenset[Masquerade] = frozenset()
     foreign: bool = False
     """Services that are not ours are in the kernel too: what is namespace-wide concerns them."""
+    paths: frozenset[Path] = frozenset()
+    """The answers of path checks on these must be let in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +331,10 @@ class HostSeen:
     """Key `vip 10.0.0.1`, `nat`, `sysctl net.ipv4.ip_forward` ...: why it could not be made so."""
     warnings: tuple[str, ...] = ()
     """What stands in the way of traffic and is not ours to change (the FORWARD policy), or concerns others too."""
+    paths: frozenset[Path] = frozenset()
+    """Those whose answers can come in."""
+    no_path: Mapping[Path, str] = field(default_factory=dict)
+    """Those whose answers cannot, and why: they are not to be checked."""
     settled: bool = True
     """The last wish was worked off (with or without failures)."""
     counts: Mapping[str, int] = field(default_factory=dict)

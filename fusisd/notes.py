@@ -8,6 +8,7 @@ Does not: write anything.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from fusisd import state
 from fusisd.commands import Command, DeleteDestination, Pause, Release
 from fusisd.drains import Drain, DrainKey
 from fusisd.errors import Invalid
-from fusisd.model import Intent, Masquerade, Service, checked_address
+from fusisd.model import Intent, Masquerade, Path, Service, checked_address
+from fusisd.paths import path_of
 from fusisd.target import Target
 from pyipvs import Protocol, ServiceKey
 
@@ -120,6 +122,15 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):
         raise ValueError(text)
     return int(text)
+
+
+def paths_of(rows: Mapping[str, str]) -> dict[ServiceKey, Path]:
+    """The marks that these notes tell of; a row that cannot be read stands for no path. Raises ValueError: no key."""
+    found = {}
+    for key, text in rows.items():
+        with contextlib.suppress(Invalid):
+            found[ServiceKey.parse(key)] = path_of(text)
+    return found
 
 
 def drain_key(key: DrainKey) -> str:

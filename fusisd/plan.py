@@ -80,7 +80,7 @@ def diff(
             continue
         wanted = services.get(key)
         if wanted is not None and not wanted.over:
-            ops.extend(_service_ops(key, wanted, table.get(key), bounds.keep_unknown))
+            ops.extend(_service_ops(key, wanted, table.get(key), bounds.keep_unknown and not wanted.hidden))
         elif key in table and not _still_announced(key, bounds):
             ops.append(Op(pyipvs.DeleteService(key), "no longer wanted"))
     return tuple(sorted(ops, key=lambda op: _ORDER[type(op.change)]))

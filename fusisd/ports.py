@@ -130,7 +130,8 @@ class LocalStore(Protocol):
 
     Rows are tied to this boot and network namespace; rows of another are void.
     Kinds used: `service` (key: name), `vip` (address: interface), `sysctl` (name: previous value), `drain` (see
-    control.Drains), `nat` (masquerade rows of released services, kept), `pause` (`until`: monotonic seconds).
+    control.Drains), `path` (a path check's service: the path), `nat` (masquerade rows of released services, kept), `pause`
+    (`until`: monotonic seconds).
     """
 
     def owned(self, kind: str) -> Mapping[str, str]:

@@ -18,6 +18,7 @@ from fusisd.judge import UNKNOWN, Candidate, Verdict, candidates, judge, masquer
 from fusisd.membership import Nodes
 from fusisd.model import (
     Announce,
+    CheckState,
     CheckTarget,
     DestinationKey,
     Health,
@@ -26,9 +27,11 @@ from fusisd.model import (
     Intent,
     Masquerade,
     Node,
+    Path,
     Service,
     Tier,
 )
+from fusisd.paths import both
 from fusisd.ports import KernelDestination, KernelService, KernelTable
 from fusisd.state import kernel_service
 from pyipvs import ForwardingMethod, ServiceKey
@@ -56,7 +59,8 @@ class TargetService:
     """A service as it should be in the kernel, with the verdict on each of its candidates.
 
     `over`: it drained and is to leave the kernel. `vip`: the address that must stand on the interface for it. `drain`: that
-    of the whole service. `basis`: what it was built from, to build the next from what changed alone.
+    of the whole service. `hidden`: a path check's (marks.py). `basis`: what it was built from, to build the next from what
+    changed alone.
     """
 
     name: str
@@ -66,6 +70,7 @@ class TargetService:
     over: bool = False
     vip: str | None = None
     drain: Drain | None = None
+    hidden: bool = False
     basis: Basis | None = field(default=None, compare=False)
 
     def destinations(self) -> dict[DestinationKey, Verdict]:
@@ -82,7 +87,15 @@ class TargetService:
     @property
     def checks(self) -> frozenset[CheckTarget]:
         """What must be probed for it."""
-        return frozenset(v.candidate.check for v in self.verdicts if v.candidate.check is not None and v.state != "drained")
+        watched = [verdict for verdict in self.verdicts if verdict.state != "drained"]
+        through = (v.candidate.path for v in watched if not v.path_rests and v.candidate.path is not None)
+        return frozenset(v.candidate.check for v in watched if v.candidate.check is not None).union(through)
+
+    @property
+    def paths(self) -> frozenset[Path]:
+        """The ways to its destinations that are checked, now or as soon as there is sense in it."""
+        checks = (v.candidate.path for v in self.verdicts if v.candidate.path is not None and v.state != "drained")
+        return frozenset(check.path for check in checks if check.path is not None)
 
     @property
     def masquerades(self) -> frozenset[Masquerade]:
@@ -113,6 +126,8 @@ class World:
     host: HostSeen = field(default_factory=HostSeen)
     drains: Mapping[DrainKey, Drain] = field(default_factory=dict)
     offers: Mapping[str, tuple[Node, ...]] = field(default_factory=dict)
+    no_path: Mapping[Path, str] = field(default_factory=dict)
+    """Paths that cannot be checked, and why: there the check of the server's own address decides alone."""
 
 
 def offered(nodes: Nodes) -> Mapping[str, tuple[Node, ...]]:
@@ -145,7 +160,8 @@ def host_wanted(services: Mapping[ServiceKey, TargetService], world: World) -> H
     """What all services together want of the host."""
     vips = frozenset(service.vip for service in services.values() if service.vip is not None)
     masquerades = frozenset(row for service in services.values() for row in service.masquerades)
-    return HostWanted(vips, masquerades, any(key not in world.owned for key in world.table))
+    paths = frozenset(path for service in services.values() for path in service.paths)
+    return HostWanted(vips, masquerades, any(key not in world.owned for key in world.table), paths)
 
 
 def build_service(service: Service, world: World, now_s: float, before: TargetService | None = None) -> TargetService:
@@ -169,11 +185,12 @@ def _judged(service: Service, world: World, kernel: KernelService | None, basis:
     offers, there = world.offers.get(service.name, ()), {} if kernel is None else kernel.destinations
 
     def judged(candidate: Candidate, before: Judged | None) -> Judged:
-        health = world.health.get(candidate.check, UNKNOWN) if candidate.check is not None else UNKNOWN
+        health = heard(candidate, world)
         present = there.get(candidate.destination.key)
         if before is not None and health is before.health and present is before.present and before.verdict.wake_s is None:
             return before
-        return Judged(health, present, judge(candidate, service.key.protocol, health, present, now_s))
+        verdict = judge(candidate, service.key.protocol, health, present, now_s)
+        return Judged(health, present, replace(verdict, path_rests=True) if _rests(candidate, world) else verdict)
 
     if basis is not None and basis.service is service and basis.offers is offers and basis.drains is world.drains:
         rows = tuple(judged(row.verdict.candidate, row) for row in basis.judged)
@@ -183,6 +200,22 @@ def _judged(service: Service, world: World, kernel: KernelService | None, basis:
     found = ((one, known.get(one.destination.name)) for one in candidates(service, offers, world.drains, before))
     rows = tuple(judged(one, row if row is not None and row.verdict.candidate is one else None) for one, row in found)
     return Basis(service, offers, world.drains, rows)
+
+
+def heard(candidate: Candidate, world: World) -> Health:
+    """What its check says, and that through the VIP if there is one."""
+    check, through = candidate.check, candidate.path
+    own = world.health.get(check, UNKNOWN) if check is not None else UNKNOWN
+    if check is None or through is None or through.path in world.no_path:
+        return own
+    return both(own, world.health.get(through, UNKNOWN), through, check)
+
+
+def _rests(candidate: Candidate, world: World) -> bool:
+    """Its own address does not answer: there is no sense in asking it through the VIP."""
+    if candidate.path is None or candidate.check is None:
+        return False
+    return world.health.get(candidate.check, UNKNOWN).state is CheckState.DOWN
 
 
 def _known(service: Service, basis: Basis | None) -> Mapping[str, Judged]:

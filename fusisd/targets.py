@@ -15,7 +15,7 @@ from fusisd import target
 from fusisd.drains import DrainKey
 from fusisd.mappings import changed
 from fusisd.membership import Nodes
-from fusisd.model import CheckTarget, HostSeen, HostWanted, Intent, Masquerade, Service
+from fusisd.model import CheckTarget, HostSeen, HostWanted, Intent, Masquerade, Path, Service
 from fusisd.target import Target, TargetService, World
 from pyipvs import ServiceKey
 
@@ -28,6 +28,7 @@ class Parts(NamedTuple):
     checks: frozenset[CheckTarget] = frozenset()
     vip: str | None = None
     masquerades: frozenset[Masquerade] = frozenset()
+    paths: frozenset[Path] = frozenset()
 
 
 class Targets:
@@ -64,7 +65,8 @@ class Targets:
         if self._host is None:
             vips = frozenset(parts.vip for parts in self._parts.values() if parts.vip is not None)
             rows = frozenset[Masquerade]().union(*(parts.masquerades for parts in self._parts.values()))
-            self._host = HostWanted(vips, rows, self._foreign)
+            paths = frozenset[Path]().union(*(parts.paths for parts in self._parts.values()))
+            self._host = HostWanted(vips, rows, self._foreign, paths)
         return self._host
 
     @property
@@ -89,6 +91,11 @@ class Targets:
     def watchers(self, checks: Iterable[CheckTarget]) -> set[str]:
         """The services that any of these checks concerns."""
         return {name for check in checks for name in self._watchers.get(check, ())}
+
+    def led_to(self, paths: Iterable[Path]) -> set[str]:
+        """The services whose destinations any of these paths leads to."""
+        wanted = frozenset(paths)
+        return {name for name, parts in self._parts.items() if parts.paths & wanted} if wanted else set()
 
     def unsettled(self, keys: Iterable[ServiceKey]) -> set[str]:
         """Of these, the services for which it matters what the kernel has: more than destinations that simply serve."""
@@ -131,7 +138,7 @@ class Targets:
         self._drained.pop(name, None)
         old, new = self._parts.pop(name, Parts()), Parts()
         if after is not None:
-            new = Parts(after.checks, after.vip, after.masquerades)
+            new = Parts(after.checks, after.vip, after.masquerades, after.paths)
             self._keys[name], self._parts[name] = after.service.key, new
             if (wake_s := after.wake_s) is not None:
                 self._wakes[name] = wake_s

@@ -199,7 +199,7 @@ def log_node_changes(before: Nodes, after: Nodes) -> None:
 def log_health(check: CheckTarget, before: Health | None, after: Health) -> None:
     """One line when a check says something else; another reason for the same is for the debug log."""
     level = logging.INFO if before is None or before.state is not after.state else logging.DEBUG
-    log.log(level, "check %s:%d %s %s", check.address, check.port, after.state.value, after.reason)
+    log.log(level, "check %s %s %s", check, after.state.value, after.reason)
 
 
 def _own_service(

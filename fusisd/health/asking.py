@@ -21,6 +21,10 @@ from fusisd.model import CheckTarget
 # socket(7): close sends a reset, so that no probe stays 60 s in TIME_WAIT on the balancer (499 after 500 probes without it)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
+# ip(7) IP_BIND_ADDRESS_NO_PORT, IPv6 too: the port is chosen by connect, which takes them in turn (RFC 6056, algorithm 4).
+# bind's are random, so now and then one whose IPVS entry still lives: it would lead a path check to another server.
+_BIND_ADDRESS_NO_PORT = 24
+
 # Out of descriptors, memory, processes or local ports; no IPv6 here; the local firewall or SO_MARK not allowed (EPERM).
 _OURS = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL, errno.EAGAIN, errno.EAFNOSUPPORT}
@@ -81,6 +85,8 @@ def opened(target: CheckTarget, kind: socket.SocketKind, way: Way) -> socket.soc
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         if way.mark:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, way.mark)
+        if way.source and kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
         if way.source:
             sock.bind((way.source, 0))
     except OSError:

@@ -160,7 +160,7 @@ class Monitor:
             return error
         except Exception:  # edge 2 of 3: a defect in a probe is a failed probe, not the end of checking
             self.errors += 1
-            log.exception("probe of %s:%d failed unexpectedly", target.address, target.port)
+            log.exception("probe of %s failed unexpectedly", target)
             return "the probe itself failed; see the log"
 
     def _note(self, target: CheckTarget, error: OSError | None) -> None:
@@ -169,8 +169,7 @@ class Monitor:
         if error is not None:
             self._unable.add(target)
             if not were:
-                where = f"{target.address}:{target.port}"
-                log.warning("cannot probe %s: %s; its state stays as it is, and so for others", where, error)
+                log.warning("cannot probe %s: %s; its state stays as it is, and so for others", target, error)
         elif were:
             self._unable.discard(target)
             if not self._unable:

@@ -56,7 +56,9 @@ def _vips(local: LocalStore, report: Report) -> None:
 
 
 def _services(local: LocalStore, open_ipvs: Callable[[], IPVS], report: Report) -> None:
-    owned = local.owned("service")
+    """Services of operators, and the hidden ones of path checks."""
+    paths = {key: "of a path check" for key in local.owned("path")}
+    owned = {**local.owned("service"), **paths}
     if not owned:
         return
     try:
@@ -67,6 +69,7 @@ def _services(local: LocalStore, open_ipvs: Callable[[], IPVS], report: Report) 
     with ipvs:
         gone = [text for text, name in sorted(owned.items()) if _deleted(ipvs, text, name, report)]
     local.release("service", gone)
+    local.release("path", paths.keys() & set(gone))
 
 
 def _deleted(ipvs: IPVS, text: str, name: str, report: Report) -> bool:

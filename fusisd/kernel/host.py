@@ -14,17 +14,17 @@ import contextlib
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from fusisd.errors import FusisError, Invalid
-from fusisd.kernel import addresses, firewall, neighbours, sysctl
+from fusisd.kernel import addresses, answers, firewall, neighbours, sysctl
 from fusisd.kernel.events import AddressEvents
 from fusisd.kernel.nat import Nat
 from fusisd.kernel.sysctl import When
 from fusisd.kernel.vips import Failures, Vips
-from fusisd.model import HostSeen, HostWanted, Masquerade
+from fusisd.model import HostSeen, HostWanted, Masquerade, Path
 from fusisd.notes import row_of
 from fusisd.ports import LocalStore, StoreCall
 
@@ -138,7 +138,8 @@ class HostPlumbing:
             self._audit_s = now_s + AUDIT_PERIOD_S
         failures: Failures = {}
         taken: frozenset[str] = frozenset()
-        await self._switches(wanted, failures)
+        await self._switches(sysctl.rows(purposes(wanted), sysctl.kernel_version()), self._iface, failures)
+        no_path = await self._let_in(wanted.paths, failures)
         try:
             await self._vips.look()
         except FusisError as error:
@@ -156,17 +157,18 @@ class HostPlumbing:
             external=self._vips.external(wanted.vips),
             masquerades=self._nat_applied or frozenset(),
             failures=failures,
-            warnings=await self._warnings(wanted, audit),
+            warnings=(*await self._warnings(wanted, audit), *answers.warnings(no_path)),
+            paths=wanted.paths - no_path.keys(),
+            no_path=no_path,
             settled=not self._bell.is_set(),
             counts=self.counts,
         )
 
-    async def _switches(self, wanted: HostWanted, failures: Failures) -> None:
+    async def _switches(self, rows: Iterable[sysctl.Row], iface: str, failures: Failures) -> None:
         """Set the sysctls; each previous value is noted before its change, the first one noted is what to go back to."""
         if not self._sysctls:
             return
-        rows = sysctl.rows(purposes(wanted), sysctl.kernel_version())
-        switches, unread = await self._call(sysctl.pending, rows, self._iface)
+        switches, unread = await self._call(sysctl.pending, rows, iface)
         failures |= {f"sysctl {name}": why for name, why in unread.items()}
         if not switches:
             return
@@ -185,6 +187,21 @@ class HostPlumbing:
             else:
                 if switch.value is not None:
                     log.info("sysctl %s=%s was=%s", switch.name, switch.value, switch.previous)
+
+    async def _let_in(self, paths: frozenset[Path], failures: Failures) -> dict[Path, str]:
+        """Have the answers of path checks let in where they come in; the paths where they cannot, and why."""
+        if not paths:
+            return {}
+        try:
+            where, no_path = answers.interfaces(paths, await self._call(addresses.present))
+        except FusisError as error:
+            return dict.fromkeys(paths, str(error))
+        rows = sysctl.rows_for(sysctl.When.PATH_CHECK)
+        for iface, led in where.items():
+            await self._switches(rows, iface, failures)
+            if dropped := await self._call(sysctl.lets_in, iface):
+                no_path |= dict.fromkeys(led, dropped)
+        return no_path
 
     async def _masquerade(self, wanted: HostWanted, audit: bool, failures: Failures) -> None:
         """The rules wanted, and those kept for services that were released. Written when they change, once after a
@@ -250,6 +267,11 @@ def purposes(wanted: HostWanted) -> frozenset[When]:
     return frozenset(masquerade | ({When.IPV6} if any(":" in vip for vip in wanted.vips) else set()))
 
 
+def _dry(wanted: HostWanted) -> HostSeen:
+    no_path = dict.fromkeys(wanted.paths, "dry run: nothing is in the kernel")
+    return HostSeen(wanted.vips, masquerades=wanted.masquerades, no_path=no_path)
+
+
 class DryHost:
     """The host of --dry-run: every wish is fulfilled in memory at once."""
 
@@ -259,7 +281,7 @@ class DryHost:
 
     def want(self, wanted: HostWanted) -> None:
         """See ports.HostPort."""
-        asyncio.get_running_loop().call_soon(self._on_seen, HostSeen(wanted.vips, masquerades=wanted.masquerades))
+        asyncio.get_running_loop().call_soon(self._on_seen, _dry(wanted))
 
     async def answers(self, address: str) -> str:
         """See ports.HostPort: nobody is asked."""

@@ -101,7 +101,7 @@ TABLE = (
         "net/ipv4/conf/{iface}/rp_filter",
         "2",
         When.PATH_CHECK,
-        "strict drops that answer, for its way back is the host itself; nothing else that IPVS does needs it loose",
+        "strict drops that answer, unless the VIP is on the interface where it comes in; nothing else needs it loose",
         only_from="1",
         with_all=True,
     ),
@@ -130,6 +130,11 @@ def rows(purposes: Iterable[When], version: tuple[int, int]) -> tuple[Row, ...]:
     return tuple(row for row in TABLE if row.when in wanted and (row.until is None or version < row.until))
 
 
+def rows_for(purpose: When) -> tuple[Row, ...]:
+    """The rows that are there for this alone."""
+    return tuple(row for row in TABLE if row.when is purpose)
+
+
 def pending(applying: Iterable[Row], iface: str, root: Path = PROC_SYS) -> tuple[list[Switch], dict[str, str]]:
     """(what has to be noted and written, in this order; {name of a row: why it could not be read})."""
     found: list[Switch] = []
@@ -155,6 +160,18 @@ def _pending(row: Row, path: Path, root: Path) -> list[Switch]:
     if in_force == row.value or row.only_from not in (None, in_force):
         return []
     return [*_disturbed(row, root), Switch(_name(path, root), previous, row.value, row.reason)]
+
+
+def lets_in(iface: str, root: Path = PROC_SYS) -> str:
+    """Why an IPv4 packet from an address that is ours, too, is dropped when it comes in there; "" when it is not."""
+    for name, refused in (("accept_local", "0"), ("rp_filter", "1")):
+        path = root / "net/ipv4/conf" / iface / name
+        try:
+            if max(path.read_text().strip(), _of_all(path)) == refused:
+                return f"{_name(path, root)} is {refused}: the answer of a path check would be dropped"
+        except OSError as error:
+            return f"cannot read {_name(path, root)}: {error.strerror}"
+    return ""
 
 
 def write(switch: Switch, root: Path = PROC_SYS) -> None:

@@ -82,7 +82,7 @@ class Bench:
         self.control = self.made(Intent(), frozenset())
 
     def made(self, intent: Intent, owned: frozenset[ServiceKey]) -> Control:
-        told = Told(lambda _: None, lambda _: None, lambda _: None)
+        told = Told(lambda _: None, lambda _: None, lambda _: None, lambda _: None)
         beginning = Beginning(intent, owned, serf_expected=False)
         control = Control(IpvsKernel(self.ipvs, TableProbe()), self.host, self.checks, time.monotonic, beginning, told)
         control.look()

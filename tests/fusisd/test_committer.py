@@ -49,7 +49,7 @@ class Whole:
         control = self.daemon.control
         self.committer = Committer(self.intents, self.local, self.call, intent, {}, self.daemon.clock)
         self.committer.attach(control, Door(control, self.daemon.host))
-        control._told = Told(self.committer.gone, self.committer.remember, self.committer.drained)
+        control._told = Told(self.committer.gone, self.committer.remember, self.committer.drained, self.committer.paths)
         self.bridge = Bridge(asyncio.get_running_loop(), control, self.committer, self.daemon.clock)
         want = self.daemon.host.want
 

@@ -9,10 +9,10 @@ from fusisd.applier import RETRY_S
 from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged, Refresh
 from fusisd.model import Destination, Intent
 from fusisd.ports import Snapshot
-from tests.fusisd.world import UP, WEB_KEY, Daemon, at, check, down, member, web
+from tests.fusisd.world import ALONE, UP, WEB_KEY, Daemon, at, check, down, member, web
 
 OURS = frozenset({WEB_KEY})
-INTENT = Intent({"web": web()}, 1)
+INTENT = Intent({"web": web(check=ALONE)}, 1)
 
 
 def serving(*numbers: int) -> Daemon:

@@ -35,7 +35,19 @@ from fusisd.drains import Drain, DrainKey
 from fusisd.errors import Refused
 from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged
 from fusisd.kernel.ipvs import IpvsKernel
-from fusisd.model import Announce, CheckSpec, CheckState, Destination, Health, HostSeen, HostWanted, Intent, Service, Tier
+from fusisd.model import (
+    Announce,
+    CheckSpec,
+    CheckState,
+    Destination,
+    Health,
+    HostSeen,
+    HostWanted,
+    Intent,
+    Path,
+    Service,
+    Tier,
+)
 from fusisd.notes import Notes
 from pyipvs import IPVS, ServiceKey, TableProbe
 from pyipvs.testing import FakeKernel
@@ -287,8 +299,9 @@ class Machine(RuleBasedStateMachine):
         self.note_released()
         old = self.daemon
         memory = old.memories[-1] if old.memories else frozenset()
+        noted, standing = frozenset(self.noted), self.interface.standing
         stored = Beginning(
-            self.intent, frozenset(self.noted), tuple(memory), True, dict(self.drains), vips=self.interface.standing
+            self.intent, noted, tuple(memory), True, dict(self.drains), vips=standing, paths=dict(old.paths)
         )
         self.daemon = self.begun(stored)
         self.daemon.clock.now_s = old.clock.now_s
@@ -318,9 +331,10 @@ class Machine(RuleBasedStateMachine):
     def every_service_has_one_owner(self) -> None:
         """Ours is what is wanted and nothing else, and everything else is somebody else's."""
         ours = {service.key for service in self.intent.services.values()}
-        assert self.daemon.control.owned == ours
+        assert self.daemon.control.owned == ours | self.daemon.paths.keys()
         assert self.noted == ours
-        assert self.table().keys() == {str(key) for key in ours} | self.others.keys()
+        hidden = self.daemon.paths.keys()
+        assert self.table().keys() == {str(key) for key in ours | hidden} | self.others.keys()
 
     @invariant()
     def the_target_kept_is_the_target_built(self) -> None:
@@ -345,16 +359,32 @@ class Machine(RuleBasedStateMachine):
             for key, entry in self.ipvs.snapshot().items()
         }
         bounds = plan.Bounds(control.owned, frozenset(), control.target.host.vips, control._awaiting_serf)
-        assert plan.diff(control.owned, control.target.services, table, bounds) == ()
+        assert plan.diff(control.owned, control._services, table, bounds) == ()
+
+    @invariant()
+    def each_path_that_is_wanted_has_one_hidden_service_and_none_is_left_over(self) -> None:
+        control, noted = self.daemon.control, self.daemon.paths
+        table = self.ipvs.snapshot()
+        for key, path in noted.items():
+            assert [(row.address, row.port, row.weight) for row in table[key].destinations] == [(path.address, 0, 1)]
+        assert sorted(map(str, noted.values())) == sorted(set(map(str, noted.values()))), "one for each"
+        wanted = control.target.host.paths
+        assert wanted <= set(noted.values()) if control._awaiting_serf else wanted == set(noted.values())
+
+    @invariant()
+    def who_is_asked_through_the_vip_is_asked_himself(self) -> None:
+        """A marked probe without its service in the kernel would reach any server."""
+        asked = {check.path for check in self.daemon.checks.wanted if check.path is not None}
+        assert asked <= set(self.daemon.paths.values())
 
     @invariant()
     def no_weight_for_a_failing_check_unless_nothing_passes(self) -> None:
         """As the kernel has it."""
-        health = self.daemon.control._world.health
+        world = self.daemon.control._world
         for key, service in self.daemon.control.target.services.items():
             rows = {row.destination.key: row.destination.weight for row in self.ipvs.destinations(key)}
             candidates = [verdict.candidate for verdict in service.verdicts if verdict.candidate.check is not None]
-            asked = [(c, health.get(c.check, Health()).state) for c in candidates]
+            asked = [(c, target.heard(c, world).state) for c in candidates]
             passing = [c for c, found in asked if found is CheckState.UP and c.drain is None and not c.problem]
             serving = [c for c in passing if c.destination.weight]
             failing = [c for c, found in asked if found is CheckState.DOWN and rows.get(c.destination.key)]

@@ -10,7 +10,7 @@ from fusisd.model import CheckState, Health, Intent, Masquerade
 from fusisd.ports import KernelDestination, KernelService
 from fusisd.target import Target, World
 from pyipvs import Destination, Protocol, Service, ServiceKey
-from tests.fusisd.world import NAT, ROUTE, UP, VIP, WEB_KEY, at, check, down, member, web
+from tests.fusisd.world import ALONE, NAT, ROUTE, UP, VIP, WEB_KEY, at, check, down, member, web
 
 UNKNOWN = Health(CheckState.UNKNOWN)
 
@@ -22,7 +22,7 @@ def kernel_with(weights: dict[int, int], key: ServiceKey = WEB_KEY) -> dict[Serv
 
 def build(members=(), health=None, present=None, now_s=0.0, intent=None, nodes=None, key=WEB_KEY) -> Target:  # type: ignore[no-untyped-def]
     nodes = membership.update(nodes or {}, members, 0.0)
-    intent = intent or Intent({"web": web(key=str(key))})
+    intent = intent or Intent({"web": web(key=str(key), check=ALONE)})
     table = kernel_with(present, key) if present is not None else {}
     owned = frozenset(service.key for service in intent.services.values())
     world = World(intent, nodes, health or {}, table, owned, offers=target.offered(nodes))

@@ -687,7 +687,7 @@ def test_a_file_goes_into_the_kernel(ask: Any) -> None:
 def test_a_destination_of_serf_s_is_shown_drained_taken_back_and_taken_over(ask: Any) -> None:
     async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
         rs1 = f"{INSIDE}/rs1"
-        await ask("POST", "/v1/services", WEB)
+        await ask("POST", "/v1/services", {**WEB, "check": {"kind": "tcp", "path_check": False}})
         w.daemon.control.enter(MembersSeen((member(1),)))
         w.daemon.control.enter(ProbeChanged(check(1), UP))
         await asyncio.sleep(0)
@@ -703,7 +703,8 @@ def test_a_destination_of_serf_s_is_shown_drained_taken_back_and_taken_over(ask:
         assert (answer.status, answer.json["status"]["state"]) == (200, "up")
         assert (await ask("DELETE", rs1, QUERY_STRING="now=1")).status == 204
         assert w.daemon.weights() == {}
-        answer = await ask("PUT", rs1, {"address": "10.0.0.11", "port": 80, "weight": 3})
+        unasked = {"address": "10.0.0.11", "port": 80, "weight": 3, "check": {"kind": "none"}}
+        answer = await ask("PUT", rs1, unasked)
         assert (answer.status, answer.json["status"]["origin"], w.daemon.weights()) == (201, "operator", {"10.0.0.11": 3})
         assert (await ask("PATCH", rs1, {"weight": 4})).status == 200
         assert (await ask("GET", ONE)).json["status"]["excluded"] == []

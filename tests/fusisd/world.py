@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fusisd.commands import EndDrain
 from fusisd.control import Control
-from fusisd.inbox import Beginning, Told
+from fusisd.inbox import Beginning, PathsNoted, ProbeChanged, Told
 from fusisd.kernel.ipvs import IpvsKernel
-from fusisd.model import CheckState, CheckTarget, Destination, Health, HostSeen, HostWanted, Service
+from fusisd.model import CheckSpec, CheckState, CheckTarget, Destination, Health, HostSeen, HostWanted, Path, Service
 from fusisd.serf.values import Member
 from pyipvs import IPVS, ForwardingMethod, ServiceKey
 from pyipvs.testing import FakeKernel
@@ -37,6 +37,8 @@ def check(number: int, port: int = 80) -> CheckTarget:
 
 
 UP = Health(CheckState.UP)
+ALONE = CheckSpec(path_check=False)
+"""What Serf's destinations get without it, but for the check through the VIP."""
 
 
 def down(since_s: float = 0.0) -> Health:
@@ -67,7 +69,7 @@ class Host:
         self.wanted = wanted
 
     def seen(self) -> HostSeen:
-        return HostSeen(self.wanted.vips, masquerades=self.wanted.masquerades)
+        return HostSeen(self.wanted.vips, masquerades=self.wanted.masquerades, paths=self.wanted.paths)
 
     async def answers(self, address: str) -> str:
         return self.neighbours.get(address, "")
@@ -78,11 +80,18 @@ class Host:
 
 @dataclass
 class Checks:
+    """Every server has the VIP: the first answer through it is good."""
+
     wanted: frozenset[CheckTarget] = frozenset()
+    fresh: set[CheckTarget] = field(default_factory=set)
 
     def want(self, targets: frozenset[CheckTarget]) -> None:
+        self.fresh |= {check for check in targets - self.wanted if check.path is not None}
         self.wanted = targets
 
+    def fresh_ones(self) -> set[CheckTarget]:
+        fresh, self.fresh = self.fresh & self.wanted, set()
+        return fresh
     @property
     def figures(self) -> dict[str, float]:
         return {"targets": len(self.wanted)}
@@ -104,10 +113,11 @@ class Daemon:
         self.released: list[ServiceKey] = []
         self.memories: list[Any] = []
         self.drained: list[EndDrain] = []
+        self.paths: dict[ServiceKey, Path] = dict(beginning.paths) if beginning is not None else {}
         self.control = Control(
             kernel or IpvsKernel(self.ipvs, None), self.host, self.checks, self.clock,
             beginning or Beginning(serf_expected=False),
-            Told(self.released.extend, self.memories.append, self.drained.append),
+            Told(self.release, self.memories.append, self.drained.append, self.note_paths),
         )  # fmt: skip
         self.control.look()
         self.control.start()
@@ -120,6 +130,19 @@ class Daemon:
         for _ in range(3):
             self.control.enter(self.host.seen())
             self.control.turn()
+        if self.checks.fresh:
+            self.turn(*(ProbeChanged(check, UP) for check in self.checks.fresh_ones()))
+
+    def release(self, keys: Iterable[ServiceKey]) -> None:
+        """What the committer does."""
+        for key in keys:
+            self.released.append(key)
+            self.paths.pop(key, None)
+
+    def note_paths(self, rows: Mapping[ServiceKey, Path]) -> None:
+        """What the committer does: note, then tell."""
+        self.paths |= rows
+        self.control.enter(PathsNoted(rows))
 
     def weights(self, key: ServiceKey = WEB_KEY) -> dict[str, int]:
         """Address to weight in the kernel."""

@@ -1,0 +1,173 @@
+"""Path checks on real IPVS: who takes no packets for the VIP gets no client, though its own address answers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.backends import backends
+from tests.lab.expect import ask, poll
+from tests.lab.fusis import Balancer
+from tests.lab.topology import VIP, VIP6, Host, Lab
+
+CHECK = {"kind": "tcp", "interval_s": 0.3}
+QUIET = ("sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.all.arp_announce=2")
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """A network whose servers may have the VIP."""
+    with Lab() as built:
+        for host in built.servers:
+            host.run(*QUIET)
+        yield built
+
+
+@pytest.fixture
+def balancer(lab: Lab, tmp_path: Path) -> Iterator[Balancer]:
+    """A fusisd on lb1; afterwards the balancer is clean, and no server has a VIP."""
+    with Balancer(lab.lb1, tmp_path / "lb1", "--serf", "off") as running:
+        yield running
+        running.stop()
+        lab.lb1.run(*running.command(), "cleanup")
+    for host in lab.servers:
+        for device in ("lo", "tunl0"):
+            host.run("ip", "address", "flush", "dev", device, "to", f"{VIP}/32", check=False)
+
+
+def put_vip(host: Host, device: str = "lo") -> None:
+    host.run("ip", "address", "add", f"{VIP}/32", "dev", device)
+
+
+def balance(balancer: Balancer, lab: Lab, method: str, vip: str = VIP, **more: Any) -> None:
+    body = {"name": "web", "address": vip, "port": 80, "protocol": "tcp", "check": {**CHECK, **more}}
+    rows = {h.name: h.address6 if ":" in vip else h.address for h in lab.servers}
+    destinations = {name: {"address": address, "port": 80, "method": method} for name, address in rows.items()}
+    balancer.post("/v1/services", {**body, "destinations": destinations})
+
+
+def states(balancer: Balancer) -> dict[str, tuple[str, str]]:
+    """Name to state and reason."""
+    rows = balancer.client().get("/v1/services/web")["status"]["destinations"]
+    return {name: (row["state"], row["reason"]) for name, row in rows.items()}
+
+
+def are(balancer: Balancer, **wanted: str) -> dict[str, tuple[str, str]]:
+    """Wait until they have these states."""
+
+    def so() -> dict[str, tuple[str, str]]:
+        found = states(balancer)
+        assert {name: row[0] for name, row in found.items()} == wanted, found
+        return found
+
+    return poll(so, what=f"{wanted}")
+
+
+def marked(host: Host) -> list[str]:
+    """The hidden services, as ipvsadm saves them."""
+    return sorted(line for line in host.run("ipvsadm", "-Sn").splitlines() if " -f " in line)
+
+def test_by_route_a_server_without_the_vip_gets_no_client_until_it_has_it(lab: Lab, balancer: Balancer) -> None:
+    rs1, rs2, rs3 = lab.servers
+    put_vip(rs1)
+    put_vip(rs3)
+    with backends(lab.servers):
+        assert ask(rs2.address, 80, "lb1") == "rs2", "its own address answers"
+        balance(balancer, lab, "route")
+        found = are(balancer, rs1="up", rs2="down", rs3="up")
+        assert f"path check through the VIP {VIP}:80 by route" in found["rs2"][1]
+        assert f"although {rs2.address}:80 itself answers: is the VIP on its loopback?" in found["rs2"][1]
+        assert {ask(VIP, 80, "client") for _ in range(8)} == {"rs1", "rs3"}
+        assert "(rs2 " not in balancer.log.read_text(), "no operation was made for it: it never was in the service"
+        put_vip(rs2)
+        are(balancer, rs1="up", rs2="up", rs3="up")
+        assert {ask(VIP, 80, "client") for _ in range(9)} == {"rs1", "rs2", "rs3"}
+
+def test_by_tunnel_a_server_whose_device_is_down_gets_no_client(lab: Lab, balancer: Balancer) -> None:
+    rs1, rs2, _ = lab.servers
+    for host in lab.servers:
+        host.run("modprobe", "ipip", check=False)
+        host.run("ip", "link", "set", "tunl0", "up")
+        put_vip(host, "tunl0")
+    rs2.run("ip", "link", "set", "tunl0", "down")
+    put_vip(rs2)
+    with backends(lab.servers):
+        balance(balancer, lab, "tunnel")
+        found = are(balancer, rs1="up", rs2="down", rs3="up")
+        assert "by tunnel" in found["rs2"][1]
+        assert "tunnel device" in found["rs2"][1]
+        assert {ask(VIP, 80, "client") for _ in range(8)} == {"rs1", "rs3"}
+        rs2.run("ip", "link", "set", "tunl0", "up")
+        are(balancer, rs1="up", rs2="up", rs3="up")
+        rs1.run("ip", "link", "set", "tunl0", "down")
+        are(balancer, rs1="down", rs2="up", rs3="up")
+
+def test_ipv6_needs_no_switch(lab: Lab, balancer: Balancer) -> None:
+    rs1, _, rs3 = lab.servers
+    for host in (rs1, rs3):
+        host.run("ip", "address", "add", f"{VIP6}/128", "dev", "lo", "nodad")
+    with backends(lab.servers, family=socket.AF_INET6):
+        balance(balancer, lab, "route", VIP6)
+        found = are(balancer, rs1="up", rs2="down", rs3="up")
+        assert f"through the VIP [{VIP6}]:80" in found["rs2"][1]
+
+def test_the_hidden_services_outlive_us_are_found_again_and_removed_by_cleanup(lab: Lab, balancer: Balancer) -> None:
+    for host in lab.servers:
+        put_vip(host)
+    with backends(lab.servers):
+        balance(balancer, lab, "route")
+        are(balancer, rs1="up", rs2="up", rs3="up")
+        before = lab.lb1.run("ipvsadm", "-Sn")
+        assert len(marked(lab.lb1)) == 6, "a service and a destination for each server"
+        assert [row["Name"] for row in balancer.client().get("/services")] == ["web"]
+        assert balancer.client().get("/v1/foreign") == {"foreign": []}
+        assert balancer.status()["path_checks"] == {"services": 3, "not_checked": {}}
+        balancer.kill()
+        balancer.start()
+        are(balancer, rs1="up", rs2="up", rs3="up")
+        assert lab.lb1.run("ipvsadm", "-Sn") == before
+        assert balancer.status()["ops"] == 0
+        mark = marked(lab.lb1)[0].split()[2]
+        lab.lb1.run("ipvsadm", "-D", "-f", mark)
+        poll(lambda: lab.lb1.run("ipvsadm", "-Sn") == before, what="the hidden service to be put back")
+        balancer.stop()
+        done = lab.lb1.run(*balancer.command(), "cleanup")
+        assert "of a path check" in done
+        assert lab.lb1.run("ipvsadm", "-Sn") == ""
+
+def switches(host: Host) -> list[str]:
+    names = [f"net.ipv4.conf.eth0.{name}" for name in ("accept_local", "rp_filter")]
+    return host.run("sysctl", "-n", *names).split()
+
+def test_the_answer_is_let_in_only_where_it_comes_and_cleanup_shuts_the_door(lab: Lab, balancer: Balancer) -> None:
+    lab.lb1.run("sysctl", "-qw", "net.ipv4.conf.eth0.rp_filter=1")
+    for host in lab.servers:
+        put_vip(host)
+    with backends(lab.servers):
+        balance(balancer, lab, "route", path_check=False)
+        are(balancer, rs1="up", rs2="up", rs3="up")
+        assert switches(lab.lb1) == ["0", "1"], "nobody is asked through the VIP"
+        assert marked(lab.lb1) == []
+        balancer.delete("/services/web?now=1")
+        balance(balancer, lab, "route")
+        are(balancer, rs1="up", rs2="up", rs3="up")
+        assert switches(lab.lb1) == ["1", "2"]
+        assert lab.lb1.run("sysctl", "-n", "net.ipv4.conf.all.accept_local").strip() == "0"
+        balancer.delete("/services/web?now=1")
+        poll(lambda: marked(lab.lb1) == [], what="the hidden services to go with what needed them")
+        balancer.stop()
+        lab.lb1.run(*balancer.command(), "cleanup")
+        assert switches(lab.lb1) == ["0", "1"]
+
+def test_where_no_answer_can_come_in_nobody_is_asked_and_that_is_said(lab: Lab, tmp_path: Path) -> None:
+    with Balancer(lab.lb1, tmp_path / "lb1", "--serf", "off", "--no-sysctl") as balancer, backends(lab.servers):
+        lab.lb1.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        balance(balancer, lab, "route")
+        are(balancer, rs1="up", rs2="up", rs3="up")
+        (warning,) = balancer.status()["warnings"]
+        assert "path checks of 3 servers are not made" in warning
+        assert "net.ipv4.conf.eth0.accept_local is 0" in warning
