@@ -55,9 +55,9 @@ bench-serf: setup ## what a Serf cluster of 5,000 members and a storm of 30,000 
 	@$(PYTHON) -m tests.bench.serf
 
 soak: setup ## half an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 600 machines
-	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 MACHINES=600 \
+	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 MACHINES=600 METHODS=all \
 	    $(PYTHON) -m pytest -s -p no:cacheprovider tests/kernel/test_soak.py tests/kernel/test_growth.py tests/kernel/test_campaign.py \
-	    tests/kernel/test_machine.py
+	    tests/kernel/test_machine.py tests/kernel/test_agent_methods.py
 
 clean: ## remove what was built
 	rm -rf .venv .tox build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .import_linter_cache .coverage

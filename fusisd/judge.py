@@ -3,8 +3,9 @@
 For each destination of each service that is ours `judge` says which weight it should have (None: not in the kernel), in
 which state it is, why, and when to think again. The rules, in the order they are tried:
 
-    draining    an operator's DELETE, its node left, or its tags dropped the service: weight 0, out when no connection is
-                active any more, at its deadline at the latest (UDP: out at once)
+    draining    an operator's DELETE, its node left, its tags dropped the service or say drain: weight 0, out when no
+                connection is active any more, at its deadline at the latest (UDP, and tags that say maint: out at once)
+    says down   its own check fails: as down, whatever ours says
     no check    in, unless Serf calls the node failed; as the kernel has it until Serf has spoken after our restart
     up          in; a node that Serf calls failed stays, flagged (absence of gossip is not evidence, an answer is)
     unknown     as the kernel has it: our own restart moves no traffic, a new destination waits for its first pass
@@ -33,6 +34,8 @@ from fusisd.model import (
     Masquerade,
     Node,
     NodeStatus,
+    Offer,
+    OfferState,
     Service,
 )
 from fusisd.nodes import DRAINS
@@ -46,6 +49,11 @@ DRAIN_LIMIT_S = 60.0  # and this long when its node leaves
 
 UNKNOWN = Health()
 NO_CHECK = CheckSpec(CheckKind.NONE)
+_SAID = {
+    OfferState.READY: "its tags dropped the service",
+    OfferState.DRAIN: "its tags say drain",
+    OfferState.MAINT: "its tags say maintenance",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,9 @@ class Candidate:
     problem: str = ""
     path: CheckTarget | None = None
     """What it is asked through the VIP besides (paths.py)."""
+    offer: Offer | None = None
+    down_s: float | None = None
+    """Since when its own server says that it does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,9 @@ def judge(
         if TABLE[sight_of(drain, protocol, present, now_s)] is Phase.OVER:
             return Verdict(candidate, None, "drained", candidate.drained_by)
         return Verdict(candidate, 0, "draining", candidate.drained_by, wake_s(drain, present, now_s))
+    lingers = present is not None and protocol is not Protocol.UDP
+    if candidate.down_s is not None:
+        return _down(candidate, candidate.down_s, "its server says that it does not answer", lingers, now_s)
     node, weight = candidate.node, candidate.destination.weight
     failed = node is not None and node.status is NodeStatus.FAILED
     if candidate.check is None:
@@ -100,10 +114,15 @@ def judge(
         return Verdict(candidate, there, "checking", health.reason or "waiting for its first check")
     if failed:
         return Verdict(candidate, None, "down", f"{health.reason}; Serf says failed too")
-    until_s = health.since_s + LINGER_S
-    if present is not None and protocol is not Protocol.UDP and now_s < until_s:
-        return Verdict(candidate, 0, "down", health.reason, wake_s=until_s)
-    return Verdict(candidate, None, "down", health.reason)
+    return _down(candidate, health.since_s, health.reason, lingers, now_s)
+
+
+def _down(candidate: Candidate, since_s: float, reason: str, lingers: bool, now_s: float) -> Verdict:
+    """Weight 0 for a while, for the connections that there are, then out."""
+    until_s = since_s + LINGER_S
+    if lingers and now_s < until_s:
+        return Verdict(candidate, 0, "down", reason, wake_s=until_s)
+    return Verdict(candidate, None, "down", reason)
 
 
 def _unchecked(candidate: Candidate, present: KernelDestination | None) -> Verdict:
@@ -147,7 +166,9 @@ def _from_node(
     service: Service, node: Node, taken_keys: dict[DestinationKey, str], drains: Mapping[DrainKey, Drain]
 ) -> Candidate:
     offer = node.offers[service.name]
-    destination = Destination(node.name, node.address, offer.port, offer.weight, offer.method)
+    destination = Destination(
+        node.name, node.address, offer.port, offer.weight, offer.method, tunnel=offer.tunnel, tier=offer.tier
+    )
     problem = cannot_forward(service.key, destination)
     if destination.key in taken_keys:
         problem = f"{node.address}:{offer.port} is destination {taken_keys[destination.key]} already"
@@ -158,7 +179,8 @@ def _from_node(
     spec = (service.check or implied) if offer.checked and not problem else NO_CHECK
     drain, by = _leaving(service, node, drains)
     path = path_check(service.key, destination, spec)
-    return Candidate(destination, node, _check(destination, spec), drain, by, problem, path)
+    down_s = node.withdrawn.get(service.name) if offer.state is OfferState.DOWN else None
+    return Candidate(destination, node, _check(destination, spec), drain, by, problem, path, offer, down_s)
 
 
 def _check(destination: Destination, spec: CheckSpec) -> CheckTarget | None:
@@ -183,8 +205,10 @@ def _leaving(service: Service, node: Node, drains: Mapping[DrainKey, Drain]) -> 
         return drains.get((service.name, node.name), Drain(0.0, 0.0)), "an operator deleted it"
     if node.status in DRAINS:
         return Drain(node.since_s, DRAIN_LIMIT_S), f"its node is {node.status.value}"
-    if (dropped_s := node.withdrawn.get(service.name)) is not None:
-        return Drain(dropped_s, DRAIN_LIMIT_S), "its tags dropped the service"
+    state = node.offers[service.name].state
+    if (dropped_s := node.withdrawn.get(service.name)) is not None and state is not OfferState.DOWN:
+        limit_s = 0.0 if state is OfferState.MAINT else DRAIN_LIMIT_S
+        return Drain(dropped_s, limit_s), _SAID[state]
     if service.drain_s is not None:
         return drains.get((service.name, None), Drain(0.0, 0.0)), "its service is being deleted"
     return None, ""
@@ -194,6 +218,8 @@ def masquerade(key: ServiceKey, candidate: Candidate) -> Masquerade | None:
     """The rule that a destination needs, whether it serves already or not; None when it needs none."""
     destination = candidate.destination
     if candidate.problem or destination.method is not ForwardingMethod.NAT:
+        return None
+    if candidate.offer is not None and candidate.offer.routes_back:
         return None
     if key.protocol is None or key.address is None or not key.port:
         return None

@@ -13,18 +13,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from fusisd.errors import Invalid
-from fusisd.model import Node, NodeStatus, Offer, checked_address, checked_name, checked_port, checked_weight
+from fusisd.model import Node, NodeStatus, Offer, OfferState, checked_address
 from fusisd.nodes import DRAINS, TABLE, Sight, sight_of
 from fusisd.ports import Remembered
-from pyipvs import ForwardingMethod
-
-ROLE_TAG = "role"
-AGENT_ROLE = "agent"
-SERVICE_TAG_PREFIX = "s:"
+from fusisd.tags import AGENT_ROLE, ROLE_TAG, decode_all
 
 WITHDRAWN_KEPT_S = 300.0  # how long a dropped offer is remembered: longer than any drain lasts
-
-_METHODS = {"nat": ForwardingMethod.NAT, "route": ForwardingMethod.ROUTE, "tunnel": ForwardingMethod.TUNNEL}
 
 
 class Member(Protocol):
@@ -94,50 +88,8 @@ def _left_s(node: Node, offer: Offer) -> float | None:
     return node.since_s if node.status in DRAINS else node.withdrawn.get(offer.service)
 
 
-def parse_offers(tags: Mapping[str, str]) -> tuple[dict[str, Offer], tuple[str, ...]]:
-    """The services that tags offer, and a sentence for each tag that is malformed (the others still count)."""
-    offers: dict[str, Offer] = {}
-    problems: list[str] = []
-    if tags.get(ROLE_TAG) != AGENT_ROLE:
-        return offers, ()
-    for tag, text in sorted(tags.items()):
-        if not tag.startswith(SERVICE_TAG_PREFIX):
-            continue
-        try:
-            offer = _parse_offer(tag.removeprefix(SERVICE_TAG_PREFIX), text)
-        except Invalid as error:
-            problems.append(f"tag {tag!r}: {error}")
-        else:
-            offers[offer.service] = offer
-    return offers, tuple(problems)
-
-
-def _parse_offer(service: str, text: str) -> Offer:
-    """`80`, `80/nat`, `80/nat/3`, `80/nat/3/check=none`; an option not known to us is ignored."""
-    checked_name(service, "service")
-    port, *rest = text.split("/")
-    method = rest[0] if rest else "nat"
-    if method not in _METHODS:
-        raise Invalid(f"method {method!r} must be nat, route or tunnel", "method")
-    weight = _number(rest[1], "weight") if len(rest) > 1 else 1
-    return Offer(
-        service=service,
-        port=checked_port(_number(port, "port")),
-        method=_METHODS[method],
-        weight=checked_weight(weight),
-        checked="check=none" not in rest[2:],
-    )
-
-
-def _number(text: str, what: str) -> int:
-    """Plain ASCII digits only: int() alone would also take '+1', ' 1 ' and '1_0'."""
-    if not (text.isascii() and text.isdigit()) or len(text) > 9:
-        raise Invalid(f"{what} {text!r} must be a whole number", what)
-    return int(text)
-
-
 def _seen(known: Node | None, member: Member, now_s: float) -> Node:
-    offers, problems = parse_offers(member.tags)
+    offers, problems = decode_all(member.tags)
     sight = sight_of(member.status)
     status = TABLE[known.status if known else NodeStatus.UNSEEN, sight]
     if sight is Sight.OTHER:
@@ -147,7 +99,8 @@ def _seen(known: Node | None, member: Member, now_s: float) -> Node:
     except Invalid as error:
         return Node(member.name, member.address, status, {}, now_s, problems=(*problems, str(error)))
     if known is None or known.address != address:
-        return Node(member.name, address, status, offers, now_s, problems=problems)
+        held = _held(offers, {}, {}, now_s)
+        return Node(member.name, address, status, offers, now_s, problems=problems, withdrawn=held)
     since_s = known.since_s if known.status is status else now_s
     if status is NodeStatus.LEFT and known.status is NodeStatus.REMEMBERED and known.withdrawn:
         since_s = min(known.withdrawn.values())  # it drained before our restart
@@ -158,4 +111,18 @@ def _seen(known: Node | None, member: Member, now_s: float) -> Node:
         if service not in offers and now_s - at_s < WITHDRAWN_KEPT_S
     }
     kept = {s: known.offers[s] for s in withdrawn if s in known.offers}
+    withdrawn |= _held(offers, known.offers, known.withdrawn, now_s)
     return Node(member.name, address, status, {**kept, **offers}, since_s, problems=problems, withdrawn=withdrawn)
+
+
+def _held(
+    offers: Mapping[str, Offer], before: Mapping[str, Offer], since: Mapping[str, float], now_s: float
+) -> dict[str, float]:
+    """The services that the node itself says are not ready, with the time when it began to say so."""
+    held = {}
+    for service, offer in offers.items():
+        if offer.state is not OfferState.READY:
+            known = before.get(service)
+            same = known is not None and known.state is offer.state
+            held[service] = since.get(service, now_s) if same else now_s
+    return held

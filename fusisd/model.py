@@ -266,15 +266,33 @@ class NodeStatus(Enum):
     REMEMBERED = "remembered"
 
 
+class OfferState(Enum):
+    """What a server says of a service of its own. `DRAIN`: no new connections, those there are go on; `MAINT`: none at all;
+    `DOWN`: its own check of it fails."""
+
+    READY = "ready"
+    DRAIN = "drain"
+    MAINT = "maint"
+    DOWN = "down"
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One service that a node's tags offer: `tag s:<service>` = `port[/method[/weight[/option...]]]`."""
+    """One service that a node's tags offer (tags.py).
+
+    `checked`: the balancer may check it, too. `tunnel`: for method tunnel, None = ipip. `routes_back`: for method nat, the
+    server's answers pass the balancer, so that nothing need be masqueraded.
+    """
 
     service: str
     port: int
     method: ForwardingMethod = ForwardingMethod.NAT
     weight: int = 1
     checked: bool = True
+    tunnel: Tunnel | None = None
+    tier: Tier = Tier.PRIMARY
+    state: OfferState = OfferState.READY
+    routes_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +307,7 @@ class Node:
     missing: bool = False
     problems: tuple[str, ...] = ()
     withdrawn: Mapping[str, float] = field(default_factory=dict)
-    """Services that its tags offered once and dropped, with the time: they drain."""
+    """Services that get no new connections by its own word, with the time: dropped from its tags, or not ready."""
     told: object = field(default=None, compare=False, repr=False)
     """The row of the list that all this was read from, to know it again."""
 

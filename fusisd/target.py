@@ -70,8 +70,8 @@ class TargetService:
     over: bool = False
     vip: str | None = None
     drain: Drain | None = None
-    hidden: bool = False
     basis: Basis | None = field(default=None, compare=False)
+    hidden: bool = False
 
     def destinations(self) -> dict[DestinationKey, Verdict]:
         """The verdicts that put a destination into the kernel, by its key there."""
@@ -177,7 +177,7 @@ def build_service(service: Service, world: World, now_s: float, before: TargetSe
     vip = _vip(service, verdicts, over)
     same = before is not None and before.basis is not None and before.basis.service is service
     wanted = before.service if before is not None and same else kernel_service(service)
-    return TargetService(service.name, wanted, tuple(verdicts), warning, over, vip, drain, basis)
+    return TargetService(service.name, wanted, tuple(verdicts), warning, over, vip, drain, basis=basis)
 
 
 def _judged(service: Service, world: World, kernel: KernelService | None, basis: Basis | None, now_s: float) -> Basis:

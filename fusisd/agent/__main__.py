@@ -1,4 +1,4 @@
-"""The command `fusis-agent`."""
+"""The command `fusis-agent`: `run` (also without any word), and the orders to one that runs."""
 
 from __future__ import annotations
 
@@ -6,79 +6,95 @@ import argparse
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from fusisd.agent import commands, config, orders
 from fusisd.errors import FusisError, Invalid, StartupError
 
-if TYPE_CHECKING:
-    from fusisd.agent.agent import Options
+_ORDERS = {
+    "drain": "no new connections; those there are go on",
+    "maint": "no connections at all",
+    "ready": "take connections again, as the local check allows",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the agent with this command line (None: the process's own); the exit status."""
-    line = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words = ["run", *words]
+    line = _parser().parse_args(words)
     try:
-        from fusisd.agent.agent import Agent
-    except ModuleNotFoundError as error:
-        if error.name != "msgpack":
-            raise
-        print("fusis-agent: the package msgpack is missing: pip install 'pyipvs[fusisd]'", file=sys.stderr)
-        return 1
-    logging.basicConfig(
-        level=line.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    try:
-        asyncio.run(Agent(_options(line)).run())
+        return run(words, line) if line.command == "run" else int(line.carry(line))
     except FusisError as error:
         print(f"fusis-agent: {error}", file=sys.stderr)
         if isinstance(error, StartupError):
             return error.status
         return 2 if isinstance(error, Invalid) else 1
+
+
+def run(words: Sequence[str], line: argparse.Namespace) -> int:
+    """Run until a signal. Raises FusisError."""
+    try:
+        from fusisd.agent.agent import Agent
+    except ModuleNotFoundError as error:
+        if error.name != "msgpack":
+            raise
+        raise StartupError("the package msgpack is missing: pip install 'pyipvs[fusisd]'") from None
+    logging.basicConfig(
+        level=line.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    asyncio.run(Agent(config.read(line), lambda: config.read(_parser().parse_args(list(words))), words).run())
     return 0
 
 
-def _options(line: argparse.Namespace) -> Options:
-    """The command line, checked. Raises Invalid."""
-    from fusisd.agent.agent import Options, hostname
-    from fusisd.model import checked_address, checked_name, checked_port, checked_weight
-
-    return Options(
-        balancers=tuple(checked_address(text, "--balancer") for text in line.balancer.split(",")),
-        key_file=line.key_file,
-        service=checked_name(line.service, "--service"),
-        port=checked_port(line.port, "--port"),
-        weight=checked_weight(line.weight),
-        mode=line.mode,
-        iface=line.iface,
-        name=checked_name(line.name or hostname(), "--name"),
-        state_dir=line.state_dir,
-        rpc_port=checked_port(line.rpc_port, "--rpc-port"),
-        bind_port=checked_port(line.bind_port, "--bind-port"),
-    )
+def doctor(line: argparse.Namespace) -> int:
+    """Examine this server as this line configures it, or else as the running agent is configured. Raises FusisError."""
+    if line.config is None and line.balancer is None:
+        words = orders.ask((line.state_dir or config.STATE_DIR) / "orders.sock", {"do": "status"})["line"]
+        return commands.doctor(config.read(_parser().parse_args(words)), line.json)
+    return commands.doctor(config.read(line), line.json)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fusis-agent",
-        description="Bring this server into a Fusis balancer's service.",
-        epilog="The whole line is printed by `fusisctl join-command` on the balancer.",
+        description="Bring this server into a Fusis balancer's services.",
+        epilog="`fusis-agent OPTIONS` is `fusis-agent run OPTIONS`; `fusisctl join-command` on the balancer prints it.",
     )
-    add = parser.add_argument
-    add("--balancer", required=True, metavar="IP[,IP]", help="the balancers' addresses")
-    add("--key-file", required=True, type=Path, metavar="FILE", help="the cluster's encryption key (mode 0600)")
-    add("--service", required=True, metavar="NAME", help="the service that this server offers")
-    add("--port", required=True, type=int, help="the port on which it answers")
-    add("--weight", type=int, default=1, help="its share, 0 to 65535 (default 1)")
-    add("--mode", default="nat", choices=("nat", "route", "tunnel"), help="forwarding method (default nat)")
-    add(
-        "--iface", metavar="NAME", help="interface of the address to offer (default: that of the route to the balancer)"
-    )
-    add("--name", metavar="NODE", help="node name, one per server (default: the host's name)")
-    add("--state-dir", type=Path, default=Path("/var/lib/fusis-agent"), metavar="DIR", help="(default %(default)s)")
-    add("--rpc-port", type=int, default=7373, metavar="PORT", help="Serf's RPC on loopback (default %(default)s)")
-    add("--bind-port", type=int, default=7946, metavar="PORT", help="Serf's gossip port (default %(default)s)")
-    add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default %(default)s)")
+    below = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    running = below.add_parser("run", help="make this server ready and keep it in the services; see run --help")
+    config.add_options(running)
+    running.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"),
+                         help="(default %(default)s)")  # fmt: skip
+    _order(below, "status", "how each service stands", commands.status)
+    for word, what in _ORDERS.items():
+        _services(_order(below, word, what, commands.order))
+    weight = _order(below, "weight", "another share of the connections", commands.order)
+    weight.add_argument("weight", metavar="WEIGHT", help="per cent of the configured weight, as 50%%, or a number")
+    _services(weight)
+    examining = below.add_parser("doctor", help="what is wrong on this server, and how to mend it",
+                                 description="Say what is wrong on this server, and how to mend it; without options it"
+                                 " examines for the agent that runs here.")  # fmt: skip
+    config.add_options(examining)
+    examining.add_argument("--json", action="store_true", help="the answer as JSON")
+    examining.set_defaults(carry=doctor)
+    _order(below, "undo", "undo what an agent that runs no more changed on this server", commands.undo)
+    return parser
+
+
+def _services(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help="(default: all)")
+
+
+def _order(
+    below: argparse._SubParsersAction[argparse.ArgumentParser], word: str, what: str, carry: commands.Command
+) -> argparse.ArgumentParser:
+    parser = below.add_parser(word, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    parser.add_argument("--state-dir", type=Path, default=config.STATE_DIR, metavar="DIR", help="(default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="the answer as JSON")
+    parser.set_defaults(carry=carry)
     return parser
 
 

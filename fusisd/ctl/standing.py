@@ -12,6 +12,7 @@ from typing import Any
 
 from fusisd.ctl import render, words
 from fusisd.ctl.client import Client, CtlError
+from fusisd.tags import METHODS
 
 
 def declare(commands: words.Commands) -> None:
@@ -22,7 +23,7 @@ def declare(commands: words.Commands) -> None:
     join = words.command(commands, "join-command", join_command, text, "fusisctl join-command --service web --port 8080")
     join.add_argument("--service", metavar="NAME", help="the service that the server will offer (default: the only one)")
     join.add_argument("--port", type=int, default=80, help="the port on which it answers (default 80)")
-    join.add_argument("--mode", default="nat", choices=("nat", "route", "tunnel"), help="forwarding method (default nat)")
+    join.add_argument("--mode", default="nat", choices=METHODS, help="forwarding method (default nat)")
     join.add_argument(
         "--state-dir", type=Path, default=Path("/var/lib/fusisd"), metavar="DIR", help="fusisd's (default %(default)s)"
     )

@@ -109,6 +109,10 @@ class ManagedAgent:
             return None
         return pid if f"-config-file={self._settings_file}".encode() in words else None
 
+    def start_with(self, tags: Mapping[str, str]) -> None:
+        """The tags that it is started with from now on: one that died comes back with what it said last."""
+        self._settings["tags"] = dict(tags)
+
     async def ensure_running(self) -> bool:
         """Find the agent or start it; whether it was started. Raises SupervisorError."""
         if self.pid() is not None:

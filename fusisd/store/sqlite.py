@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from fusisd import tags
 from fusisd.documents import (
     decode_ranges,
     decode_service,
@@ -257,16 +258,8 @@ class SqliteLocal(_Stored):
 
 def _encode_remembered(row: Remembered) -> dict[str, Any]:
     """Everything in the document: a node's name may be no UTF-8, which JSON's escapes keep and SQLite's text does not."""
-    offer = row.offer
-    document = {
-        "node": row.node,
-        "service": offer.service,
-        "address": row.address,
-        "port": offer.port,
-        "method": str(offer.method),
-        "weight": offer.weight,
-        "checked": offer.checked,
-    }
+    document: dict[str, Any] = {"node": row.node, "service": row.offer.service, "address": row.address}
+    document["offer"] = tags.encode(row.offer)
     return document if row.left_s is None else document | {"left_s": row.left_s}
 
 
@@ -274,7 +267,8 @@ _REMEMBERED: dict[str, Reader[Any]] = {
     "node": text,
     "service": lambda value, place: checked_name(text(value, place), place),
     "address": lambda value, place: checked_address(text(value, place), place),
-    "port": whole(1, 65535),
+    "offer": text,
+    "port": whole(1, 65535),  # these four: as rows were before offers were written as in the tags
     "method": one_of({str(method): method for method in ForwardingMethod}),
     "weight": whole(0, 65535),
     "checked": truth,
@@ -283,6 +277,11 @@ _REMEMBERED: dict[str, Reader[Any]] = {
 
 
 def _decode_remembered(document: object) -> Remembered:
-    found = read_object(document, "", _REMEMBERED, _REMEMBERED.keys() - {"left_s"})
-    offer = Offer(found["service"], found["port"], found["method"], found["weight"], found["checked"])
+    written = isinstance(document, dict) and "offer" in document
+    old = ("port", "method", "weight", "checked")
+    found = read_object(document, "", _REMEMBERED, ("node", "service", "address", *(() if written else old)))
+    if written:
+        offer = tags.decode(found["service"], found["offer"])
+    else:
+        offer = Offer(found["service"], found["port"], found["method"], found["weight"], found["checked"])
     return Remembered(found["node"], found["address"], offer, found.get("left_s"))

@@ -44,7 +44,6 @@ from fusisd.model import (
     HostSeen,
     HostWanted,
     Intent,
-    Path,
     Service,
     Tier,
 )
@@ -177,9 +176,9 @@ class Machine(RuleBasedStateMachine):
 
     # What happens.
 
-    @initialize(begun=st.booleans())
+    @initialize(begun=st.sampled_from([True, True, True, False]))
     def somebody_else_balances_too(self, begun: bool = False) -> None:
-        """And an operator has begun, half of the time: what goes wrong seldom does so on an empty table."""
+        """And two servers serve already, mostly: what goes wrong seldom does so on an empty table."""
         self.ipvs.add_service(FOREIGN, scheduler="rr")
         self.ipvs.add_destination(FOREIGN, "10.9.9.1:80", method="route", weight=7)
         self.others = self.table()
@@ -187,6 +186,8 @@ class Machine(RuleBasedStateMachine):
             rows = (Destination(f"d{number}", f"10.0.0.{10 + number}", 80, 1, ROUTE) for number in (1, 2))
             self.submit(AddService(Service("web", KEYS[0], destinations={row.name: row for row in rows}, check=CheckSpec())))
             self.submit(AddService(Service("dns", KEYS[1], check=CheckSpec())))
+            self.settle()
+            self.checks_tell(dict.fromkeys(self.daemon.checks.wanted, Health(CheckState.UP)))
             self.settle()
 
     @rule(command=commands, slow=st.booleans())

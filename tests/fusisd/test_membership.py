@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fusisd import membership
+from fusisd import membership, tags
 from fusisd.model import NodeStatus, Offer
 from pyipvs import ForwardingMethod
 from tests.fusisd.world import member
@@ -59,12 +59,12 @@ def test_a_dropped_tag_is_a_withdrawal_and_its_return_takes_it_back() -> None:
     ],
 )
 def test_a_service_tag_is_read(text: str, offer: Offer) -> None:
-    assert membership.parse_offers({"role": "agent", "s:web": text}) == ({"web": offer}, ())
+    assert tags.decode_all({"role": "agent", "s:web": text}) == ({"web": offer}, ())
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "65536", "80/dr", "80/nat/x", "80/nat/-1", "80/nat/70000", " 80", "８０"])
 def test_a_bad_tag_is_named_and_the_node_s_other_services_are_served(text: str) -> None:
-    offers, problems = membership.parse_offers({"role": "agent", "s:bad": text, "s:web": "80"})
+    offers, problems = tags.decode_all({"role": "agent", "s:bad": text, "s:web": "80"})
     assert set(offers) == {"web"}
     (problem,) = problems
     assert "s:bad" in problem

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusisd import membership
+from fusisd import membership, tags
 from fusisd.membership import WITHDRAWN_KEPT_S, Nodes
 from fusisd.model import Node, NodeStatus
 from fusisd.nodes import DRAINS, MEANING, TABLE, Sight, diagram, sight_of
@@ -96,7 +96,7 @@ def test_what_a_list_shows_is_what_we_hold(story: Story) -> None:
             assert not node.missing
             assert node.address == one.address
             assert node.status.value == one.status or (one.status == "hibernating" and node.problems)
-            assert set(membership.parse_offers(one.tags)[0]) == set(node.offers) - set(node.withdrawn)
+            assert set(tags.decode_all(one.tags)[0]) == set(node.offers) - set(node.withdrawn)
 
 
 @given(stories)

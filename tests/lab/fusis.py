@@ -136,6 +136,10 @@ class RealServer:
     def start(self) -> None:
         """Start backend and agent; returns before the agent has joined."""
         self.backend.start()
+        self.resume()
+
+    def resume(self) -> None:
+        """Start the agent alone."""
         self._process = self.host.popen(*self._command, log=self.log)
 
     def kill(self) -> None:
@@ -145,6 +149,12 @@ class RealServer:
         self._process.wait(30)
         _end(self.home / "state" / "agent.pid")
         self.backend.kill()
+
+    def crash(self) -> None:
+        """kill -9 of the agent alone: its Serf agent and the backend go on."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(30)
 
     def leave(self) -> None:
         """SIGTERM to the agent: it leaves the cluster. The backend goes on."""

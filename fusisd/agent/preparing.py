@@ -1,0 +1,140 @@
+"""Keeps the host prepared for every service: asks for VIPs, makes the steps true, again every few seconds.
+
+What can block (iproute2, the record's fsync) runs in a thread, one thing at a time.
+Does not: know what the steps are (prepare.py), or how they are made (host.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from fusisd.agent import host
+from fusisd.agent.config import Config
+from fusisd.agent.learn import NotLearnt, recalled, vip_of, written
+from fusisd.agent.prepare import Vip, steps
+from fusisd.agent.record import RecordFile
+from fusisd.agent.standing import Standing, Standings
+from fusisd.agent.states import Event
+from fusisd.errors import FusisError, Invalid
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 10.0  # how long what somebody else took away stays away
+RETRY_S = 1.0
+
+
+class Preparing:
+    """The preparation of one server."""
+
+    def __init__(self, config: Config, address: str, rows: Standings, file: RecordFile) -> None:
+        """`address`: this server's own; `file`: what was made here before."""
+        self._config, self._address, self._rows, self._file = config, address, rows, file
+        self._host = host.Host(file)
+        self._lock, self._kicked = asyncio.Lock(), asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.problems: tuple[str, ...] = ()
+
+    def kick(self) -> None:
+        """Look at once."""
+        self._kicked.set()
+
+    def reloaded(self, config: Config) -> None:
+        """Another configuration is in force."""
+        self._config = config
+        self.kick()
+
+    def keep_order(self, name: str, order: dict[str, Any]) -> None:
+        """Write down what an operator ordered, so that it outlives us."""
+        record = self._file.record
+        record.orders = {**record.orders, name: order}  # never changed in place: a thread may be writing it
+        task = asyncio.get_running_loop().create_task(self._keep())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def run(self) -> None:
+        """Prepare, for ever."""
+        while True:
+            self._kicked.clear()
+            well = await self._once()
+            try:
+                async with asyncio.timeout(PERIOD_S if well else RETRY_S):
+                    await self._kicked.wait()
+            except TimeoutError:
+                continue
+
+    async def undo(self) -> tuple[str, ...]:
+        """Undo all that was made; a sentence for each thing that could not be."""
+        await asyncio.gather(*self._tasks)
+        async with self._lock:
+            try:
+                return await asyncio.to_thread(self._host.bring, ())
+            except FusisError as error:
+                return (str(error),)
+
+    async def _once(self) -> bool:
+        """Prepare once; whether everything is as it should be."""
+        unknown: dict[str, str] = {}
+        for row in self._rows:
+            if (row.config.needs_vip or row.config.route_back) and (said := await self._find_vip(row)):
+                unknown[row.config.name] = said
+        failures = await self._bring() if self._config.prepare else ()
+        for row in self._rows:
+            name = row.config.name
+            touched = row.config.needs_vip or row.config.route_back
+            reason = unknown.get(name, "") or ("; ".join(failures) if touched else "")
+            self._rows.happened(name, Event.UNPREPARED if reason else Event.PREPARED, reason)
+        self._say((*unknown.values(), *failures))
+        return not self.problems
+
+    def _say(self, problems: tuple[str, ...]) -> None:
+        for sentence in problems:
+            if sentence not in self.problems:
+                log.warning("%s", sentence)
+        self.problems = problems
+
+    async def _find_vip(self, row: Standing) -> str:
+        """Find a service's VIP: as configured, as the balancer says, as it said before; why there is none."""
+        config, kept = row.config, self._file.record.vips
+        if config.vip is not None:
+            row.vip = Vip(config.vip, config.port)
+            return ""
+        refused = frozenset({self._address, *self._config.balancers})
+        try:
+            row.vip = await vip_of(config.name, self._config.balancers, self._config.api_port, refused)
+        except NotLearnt as error:
+            if row.vip is None and config.name in kept:
+                row.vip = _recalled(kept[config.name])
+            return "" if row.vip is not None else str(error)
+        if kept.get(config.name) != written(row.vip):
+            self._file.record.vips = {**kept, config.name: written(row.vip)}
+            await self._keep()
+        return ""
+
+    async def _bring(self) -> tuple[str, ...]:
+        """Make the steps of all services true; what failed."""
+        wanted = [(row.config, row.vip) for row in self._rows]
+        needed = any(config.needs_vip or config.route_back for config, _ in wanted)
+        async with self._lock:
+            try:
+                if not needed:
+                    return await asyncio.to_thread(self._host.bring, ())
+                place = await asyncio.to_thread(host.place, self._address, self._config.balancers[0])
+                return await asyncio.to_thread(self._host.bring, steps(wanted, place))
+            except FusisError as error:
+                return (str(error),)
+
+    async def _keep(self) -> None:
+        async with self._lock:
+            try:
+                await asyncio.to_thread(self._file.write)
+            except OSError as error:
+                log.warning("cannot write what must outlive us: %s", error)
+
+
+def _recalled(kept: str) -> Vip | None:
+    try:
+        return recalled(kept)
+    except (Invalid, ValueError):
+        return None
