@@ -18,7 +18,7 @@ Does not: see a service's other destinations (target.py does), or read a clock.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import pyipvs
@@ -186,7 +186,6 @@ def _from_node(
 def _check(destination: Destination, spec: CheckSpec) -> CheckTarget | None:
     if spec.kind is CheckKind.NONE:
         return None
-    spec = spec if spec.path_check else replace(spec, path_check=True)  # the same question, whatever is asked besides
     return CheckTarget(destination.address, spec.port or destination.port, spec)
 
 

@@ -14,6 +14,7 @@ Does not: say which mark stands for which path (marks.py does).
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 
@@ -85,6 +86,7 @@ def path_of(text: str) -> Path:
         raise Invalid(f"{text!r} is no path ([address, method, tunnel...])") from None
 
 
+@functools.lru_cache(maxsize=256)  # the same for all destinations of a service, and of most services
 def _question(protocol: Protocol | None, spec: CheckSpec) -> CheckSpec | None:
     timing = _slow(spec.timing)
     if protocol is Protocol.TCP:

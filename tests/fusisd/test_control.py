@@ -9,7 +9,7 @@ from fusisd.applier import RETRY_S
 from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged, Refresh
 from fusisd.model import Destination, Intent
 from fusisd.ports import Snapshot
-from tests.fusisd.world import ALONE, UP, WEB_KEY, Daemon, at, check, down, member, web
+from tests.fusisd.world import ALONE, UP, WEB_KEY, Daemon, alone, at, down, member, web
 
 OURS = frozenset({WEB_KEY})
 INTENT = Intent({"web": web(check=ALONE)}, 1)
@@ -18,19 +18,19 @@ INTENT = Intent({"web": web(check=ALONE)}, 1)
 def serving(*numbers: int) -> Daemon:
     """A daemon whose service has these servers, found by Serf and passing."""
     daemon = Daemon(Beginning(INTENT, OURS))
-    daemon.turn(MembersSeen(tuple(member(n) for n in numbers)), *(ProbeChanged(check(n), UP) for n in numbers))
+    daemon.turn(MembersSeen(tuple(member(n) for n in numbers)), *(ProbeChanged(alone(n), UP) for n in numbers))
     assert daemon.weights() == {f"10.0.0.{10 + n}": 1 for n in numbers}
     return daemon
 
 
 def test_a_command_a_node_and_a_death_reach_the_kernel() -> None:
     daemon = serving(1, 2)
-    assert daemon.checks.wanted == {check(1), check(2)}
-    daemon.turn(ProbeChanged(check(1), down(daemon.clock())))
+    assert daemon.checks.wanted == {alone(1), alone(2)}
+    daemon.turn(ProbeChanged(alone(1), down(daemon.clock())))
     assert daemon.weights() == {"10.0.0.11": 0, "10.0.0.12": 1}
     daemon.turn(MembersSeen((member(1, "failed"), member(2))))
     assert daemon.weights() == {"10.0.0.12": 1}
-    daemon.turn(MembersSeen((member(1), member(2))), ProbeChanged(check(1), UP))
+    daemon.turn(MembersSeen((member(1), member(2))), ProbeChanged(alone(1), UP))
     assert daemon.weights() == {"10.0.0.11": 1, "10.0.0.12": 1}
 
 

@@ -10,7 +10,7 @@ from fusisd.model import CheckState, Health, Intent, Masquerade
 from fusisd.ports import KernelDestination, KernelService
 from fusisd.target import Target, World
 from pyipvs import Destination, Protocol, Service, ServiceKey
-from tests.fusisd.world import ALONE, NAT, ROUTE, UP, VIP, WEB_KEY, at, check, down, member, web
+from tests.fusisd.world import ALONE, NAT, ROUTE, UP, VIP, WEB_KEY, alone, at, down, member, web
 
 UNKNOWN = Health(CheckState.UNKNOWN)
 
@@ -40,32 +40,32 @@ def states(built: Target) -> dict[str, str]:
 def test_a_new_server_waits_for_its_first_pass() -> None:
     built = build([member(1)])
     assert weights(built) == {"rs1": None}
-    assert built.checks == {check(1)}
-    assert weights(build([member(1)], {check(1): UP})) == {"rs1": 1}
+    assert built.checks == {alone(1)}
+    assert weights(build([member(1)], {alone(1): UP})) == {"rs1": 1}
 
 
 def test_after_our_restart_the_kernel_s_weights_stand_until_the_first_result() -> None:
-    assert weights(build([member(1)], {check(1): UNKNOWN}, {1: 7})) == {"rs1": 7}
+    assert weights(build([member(1)], {alone(1): UNKNOWN}, {1: 7})) == {"rs1": 7}
 
 
 @pytest.mark.parametrize("status", ["left", "leaving"])
 def test_a_leaving_server_gets_no_new_connections_and_goes_later(status: str) -> None:
-    built = build([member(1, status), member(2)], {check(1): UP, check(2): UP}, {1: 1, 2: 1}, now_s=1.0)
+    built = build([member(1, status), member(2)], {alone(1): UP, alone(2): UP}, {1: 1, 2: 1}, now_s=1.0)
     assert weights(built) == {"rs1": 0, "rs2": 1}
     assert built.services[WEB_KEY].wake_s == QUIET_S
-    assert weights(build([member(1, status)], {check(1): UP}, {1: 0}, now_s=QUIET_S)) == {"rs1": None}
-    assert weights(build([member(1, status)], {check(1): UP}, {}, now_s=1.0)) == {"rs1": None}
+    assert weights(build([member(1, status)], {alone(1): UP}, {1: 0}, now_s=QUIET_S)) == {"rs1": None}
+    assert weights(build([member(1, status)], {alone(1): UP}, {}, now_s=1.0)) == {"rs1": None}
 
 
 def test_a_dropped_tag_drains_like_leaving() -> None:
     before = membership.update({}, [member(1)], 0.0)
     dropped = [member(1, tags={"role": "agent"})]
-    assert weights(build(dropped, {check(1): UP}, {1: 1}, now_s=1.0, nodes=before)) == {"rs1": 0}
-    assert states(build(dropped, {check(1): UP}, {1: 1}, now_s=1.0, nodes=before)) == {"rs1": "draining"}
+    assert weights(build(dropped, {alone(1): UP}, {1: 1}, now_s=1.0, nodes=before)) == {"rs1": 0}
+    assert states(build(dropped, {alone(1): UP}, {1: 1}, now_s=1.0, nodes=before)) == {"rs1": "draining"}
 
 
 def test_failed_in_serf_with_a_passing_check_stays_and_is_flagged() -> None:
-    built = build([member(1, "failed")], {check(1): UP}, {1: 1})
+    built = build([member(1, "failed")], {alone(1): UP}, {1: 1})
     (verdict,) = built.services[WEB_KEY].verdicts
     assert (verdict.weight, verdict.state) == (1, "up")
     assert "Serf says failed" in verdict.reason
@@ -74,17 +74,17 @@ def test_failed_in_serf_with_a_passing_check_stays_and_is_flagged() -> None:
 def test_failed_in_serf_without_a_check_goes() -> None:
     tags = {"role": "agent", "s:web": "80/route/1/check=none"}
     assert weights(build([member(1, tags=tags)])) == {"rs1": 1}
-    assert weights(build([member(1, "failed", tags), member(2)], {check(2): UP}, {1: 1, 2: 1})) == {"rs1": None, "rs2": 1}
+    assert weights(build([member(1, "failed", tags), member(2)], {alone(2): UP}, {1: 1, 2: 1})) == {"rs1": None, "rs2": 1}
 
 
 def test_a_failing_check_takes_the_weight_at_once_and_the_destination_later() -> None:
-    health = {check(1): down(10.0), check(2): UP}
+    health = {alone(1): down(10.0), alone(2): UP}
     assert weights(build([member(1), member(2)], health, {1: 1, 2: 1}, now_s=10.0)) == {"rs1": 0, "rs2": 1}
     assert weights(build([member(1), member(2)], health, {1: 0, 2: 1}, now_s=40.0)) == {"rs1": None, "rs2": 1}
 
 
 def test_failing_its_check_and_failed_in_serf_goes_at_once() -> None:
-    health = {check(1): down(), check(2): UP}
+    health = {alone(1): down(), alone(2): UP}
     assert weights(build([member(1, "failed"), member(2)], health, {1: 1, 2: 1})) == {"rs1": None, "rs2": 1}
 
 
@@ -97,7 +97,7 @@ def test_udp_never_lingers_at_weight_0() -> None:
 
 
 def test_when_nothing_passes_the_last_good_ones_are_kept_and_it_is_said() -> None:
-    health = {check(1): down(), check(2): down()}
+    health = {alone(1): down(), alone(2): down()}
     built = build([member(1), member(2)], health, {1: 0, 2: 5}, now_s=100.0)
     assert weights(built) == {"rs1": None, "rs2": 5}
     assert "last good" in built.services[WEB_KEY].warning
@@ -106,7 +106,7 @@ def test_when_nothing_passes_the_last_good_ones_are_kept_and_it_is_said() -> Non
 
 
 def test_those_that_left_do_not_come_back_because_others_fail() -> None:
-    built = build([member(1, "left"), member(2)], {check(2): down()}, {1: 0, 2: 0}, now_s=1.0)
+    built = build([member(1, "left"), member(2)], {alone(2): down()}, {1: 0, 2: 0}, now_s=1.0)
     assert weights(built) == {"rs1": 0, "rs2": 0}
     assert built.services[WEB_KEY].warning
 
@@ -122,7 +122,7 @@ def test_operators_destinations_serve_without_a_check_and_their_word_counts() ->
 
 
 def test_an_excluded_server_stays_out() -> None:
-    built = build([member(1)], {check(1): UP}, {1: 1}, intent=Intent({"web": web(excluded=frozenset({"rs1"}))}))
+    built = build([member(1)], {alone(1): UP}, {1: 1}, intent=Intent({"web": web(excluded=frozenset({"rs1"}))}))
     assert weights(built) == {"rs1": None}
     assert built.checks == frozenset()
 

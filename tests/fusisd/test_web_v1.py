@@ -32,9 +32,10 @@ from fusisd.web.auth import WritePolicy
 from pyipvs import ForwardingMethod, Protocol, ServiceKey, Timeouts, TunnelType
 from tests.fusisd.test_committer import Whole
 from tests.fusisd.web_helpers import TOKEN, Answer, MemoryCore, call
-from tests.fusisd.world import UP, WEB_KEY, check, member
+from tests.fusisd.world import UP, WEB_KEY, alone, member
 
 WEB = {"name": "web", "protocol": "tcp", "address": "10.0.0.1", "port": 80}
+WEB_ALONE = {**WEB, "check": {"kind": "tcp", "path_check": False}}
 D1 = {"name": "d1", "address": "10.0.0.11", "port": 80}
 ONE, INSIDE = "/v1/services/web", "/v1/services/web/destinations"
 PROBLEM = "application/problem+json"
@@ -687,9 +688,9 @@ def test_a_file_goes_into_the_kernel(ask: Any) -> None:
 def test_a_destination_of_serf_s_is_shown_drained_taken_back_and_taken_over(ask: Any) -> None:
     async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
         rs1 = f"{INSIDE}/rs1"
-        await ask("POST", "/v1/services", {**WEB, "check": {"kind": "tcp", "path_check": False}})
+        await ask("POST", "/v1/services", WEB_ALONE)
         w.daemon.control.enter(MembersSeen((member(1),)))
-        w.daemon.control.enter(ProbeChanged(check(1), UP))
+        w.daemon.control.enter(ProbeChanged(alone(1), UP))
         await asyncio.sleep(0)
         row = (await ask("GET", rs1)).json
         assert (row["status"]["origin"], row["status"]["state"], row["weight"]) == ("serf", "up", 1)
@@ -714,9 +715,9 @@ def test_a_destination_of_serf_s_is_shown_drained_taken_back_and_taken_over(ask:
 
 def test_of_what_has_drained_nothing_is_left_in_the_status(ask: Any) -> None:
     async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
-        await ask("POST", "/v1/services", WEB)
+        await ask("POST", "/v1/services", WEB_ALONE)
         w.daemon.control.enter(MembersSeen((member(1),)))
-        w.daemon.control.enter(ProbeChanged(check(1), UP))
+        w.daemon.control.enter(ProbeChanged(alone(1), UP))
         await asyncio.sleep(0)
         await ask("DELETE", f"{INSIDE}/rs1", QUERY_STRING="drain_s=5")
         w.daemon.clock.now_s += 6

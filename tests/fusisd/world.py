@@ -41,6 +41,10 @@ ALONE = CheckSpec(path_check=False)
 """What Serf's destinations get without it, but for the check through the VIP."""
 
 
+def alone(number: int) -> CheckTarget:
+    return CheckTarget(f"10.0.0.{10 + number}", 80, ALONE)
+
+
 def down(since_s: float = 0.0) -> Health:
     return Health(CheckState.DOWN, since_s, "connection refused")
 
