@@ -44,11 +44,7 @@ def test_kills_at_random_moments_lose_nothing(lab: Lab, tmp_path: Path) -> None:
     lab.lb1.run("ipvsadm", "-A", "-t", "10.0.0.9:80", "-s", "lc")
     lab.lb1.run("ipvsadm", "-a", "-t", "10.0.0.9:80", "-r", "10.0.0.10:80", "-g", "-w", "3")
     steady, others = lab.servers[:3], lab.servers[3:]
-    with (
-        Balancer(lab.lb1, tmp_path / "lb1") as balancer,
-        backends(steady),
-        Members(others, tmp_path, balancer, dice) as members,
-    ):
+    with Balancer(lab.lb1, tmp_path / "lb1") as balancer, backends(steady):
         balancer.add_service()
         for host in steady:
             row = {"Name": host.name, "Host": host.address, "Port": 80, "Mode": "nat"}
@@ -56,8 +52,8 @@ def test_kills_at_random_moments_lose_nothing(lab: Lab, tmp_path: Path) -> None:
         ask(VIP, 80, "client")
         always = FOREIGN | {line for line in table(lab) if f"{VIP}:80 " in line}
         operators = Operators(balancer.socket, SEED)
-        poll(lambda: as_wanted(lab, always, members), 60, "everybody to have joined")
-        with Traffic(pause_s=PAUSE_S) as traffic:
+        with Members(others, tmp_path, balancer, dice) as members, Traffic(pause_s=PAUSE_S) as traffic:
+            poll(lambda: as_wanted(lab, always, members), 60, "everybody to have joined")
             for life in range(LIVES):
                 live(balancer, operators, members, dice)
                 balancer.start()

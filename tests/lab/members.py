@@ -95,16 +95,16 @@ class Members:
         self.done: Counter[str] = Counter()
 
     def __enter__(self) -> Members:
-        for backend in self._backends.values():
-            backend.start()
-        for member in self._members:
-            member.join(self._balancer, self._weight())
         rows = {
             host.name: {"address": host.address, "port": CHECKED_PORT, "method": "nat", "weight": CHECKED_WEIGHT}
             for host in self._backends
         }
         self._add("pool", POOL_PORT)
         self._add("checked", CHECKED_PORT, check={"kind": "tcp", "interval_s": 1}, destinations=rows)
+        for backend in self._backends.values():
+            backend.start()
+        for member in self._members:
+            member.join(self._balancer, self._weight())
         return self
 
     def __exit__(
