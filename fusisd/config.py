@@ -9,7 +9,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusisd.errors import StartupError
+from fusisd.admission import DESTINATIONS, PRIVATE, SERVICES, Policy, network
+from fusisd.errors import Invalid, StartupError
 
 PORT = 8000
 PATH_MARKS = range(0x46550000, 0x46560000)
@@ -32,6 +33,8 @@ class Config:
     dry_run: bool
     allow_plaintext_writes: bool
     log_level: str
+    serf_rpc_key: Path | None = None
+    policy: Policy = Policy()
     cleanup: bool = False
     recover_store: bool = False
     path_marks: range = PATH_MARKS
@@ -53,13 +56,15 @@ def parse(arguments: list[str] | None = None) -> Config:
         listen=tuple(endpoint(text, "--listen") for text in options.listen),
         state_dir=options.state_dir,
         socket=options.socket,
-        serf="off" if options.dry_run else mode,
+        serf="off" if options.dry_run and mode == "managed" else mode,
         serf_rpc=rpc,
         serf_bind_port=options.serf_bind_port,
         sysctls=not options.no_sysctl,
         dry_run=options.dry_run,
         allow_plaintext_writes=options.allow_plaintext_writes,
         log_level=options.log_level,
+        serf_rpc_key=options.serf_rpc_key_file,
+        policy=_policy(options),
         cleanup=options.cleanup == "cleanup",
         recover_store=options.recover_store,
         path_marks=_marks(options.path_marks),
@@ -78,6 +83,17 @@ def _marks(text: str) -> range:
     if not marks or marks.start < 1 or marks.stop > 2**32:
         raise StartupError(f"--path-marks {text!r} must be FROM-TO within 1 to {2**32 - 1}, as 0x1000-0x1fff", 2)
     return marks
+
+
+def _policy(options: argparse.Namespace) -> Policy:
+    try:
+        allow = tuple(network(text) for text in options.serf_allow)
+        claims = tuple(network(text) for text in options.allow_claims)
+    except Invalid as error:
+        raise StartupError(f"--serf-allow, --allow-claims: {error}", 2) from None
+    if options.serf_services < 0 or options.serf_destinations < 0:
+        raise StartupError("--serf-services and --serf-destinations must not be negative", 2)
+    return Policy(allow or PRIVATE, claims, options.serf_services, options.serf_destinations)
 
 
 def endpoint(text: str, option: str) -> tuple[str, int]:
@@ -110,6 +126,16 @@ def _parser() -> argparse.ArgumentParser:
         help="RPC port of the managed agent, on loopback (default %(default)s)")  # fmt: skip
     add("--serf-bind-port", type=int, default=7946, metavar="PORT",
         help="gossip port of the managed agent (default %(default)s)")  # fmt: skip
+    add("--serf-rpc-key-file", type=Path, metavar="FILE",
+        help="the rpc_auth key of the agent whose ADDRESS:PORT is given, mode 0600")  # fmt: skip
+    add("--serf-allow", metavar="NETWORK", action="append", default=[],
+        help="servers that Serf shows may come from here, repeatable (default: private networks)")  # fmt: skip
+    add("--allow-claims", metavar="NETWORK", action="append", default=[],
+        help="servers from here may offer other addresses than their own, repeatable (default: none)")  # fmt: skip
+    add("--serf-services", type=int, default=SERVICES, metavar="N",
+        help="how many services one server may offer by Serf (default %(default)s)")  # fmt: skip
+    add("--serf-destinations", type=int, default=DESTINATIONS, metavar="N",
+        help="how many destinations Serf may bring into one service (default %(default)s)")  # fmt: skip
     add("--allow-plaintext-writes", action="store_true",
         help="accept changes over plain HTTP from other hosts (the token can be read on the wire)")  # fmt: skip
     add("--no-sysctl", action="store_true", help="change no sysctl (docs/architecture.md lists those needed)")
@@ -118,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         f"(default {PATH_MARKS.start:#x}-{PATH_MARKS.stop - 1:#x})")  # fmt: skip
     add("--recover-store", action="store_true",
         help="set a damaged store aside and start empty; the kernel's services stay, as foreign ones")  # fmt: skip
-    add("--dry-run", action="store_true", help="everything but the kernel: IPVS and addresses in memory, no Serf")
+    add("--dry-run", action="store_true",
+        help="everything but the kernel: IPVS and addresses in memory; Serf only when --serf is ADDRESS:PORT")  # fmt: skip
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default %(default)s)")
     return parser

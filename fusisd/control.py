@@ -58,7 +58,7 @@ class Control:
         self._kernel, self._host, self._checks, self._clock, self._told = kernel, host, checks, clock, told
         nodes, owned = membership.recalled(beginning.remembered, clock()), beginning.owned | beginning.paths.keys()
         begun = World(beginning.intent, nodes, owned=owned, drains=beginning.drains)
-        self._world = replace(begun, host=HostSeen(beginning.vips), offers=target.offered(nodes))
+        self._world = replace(begun, host=HostSeen(beginning.vips), offers=target.offered(nodes), policy=beginning.policy)
         self._marks = marks.Marks(beginning.paths, beginning.path_marks)
         self._remembered, self._memory = nodes, membership.memory(nodes)
         self._awaiting_serf = beginning.serf_expected

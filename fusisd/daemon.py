@@ -44,7 +44,9 @@ from fusisd.notes import drains_of, paths_of
 from fusisd.routing import source_towards
 from fusisd.serf.client import MembersSeen as SerfMembers
 from fusisd.serf.client import SerfClient, SerfError, SerfLost, connected
-from fusisd.serf.supervisor import ManagedAgent, SupervisorError, load_or_make_key
+from fusisd.serf.errors import SupervisorError
+from fusisd.serf.keys import load_or_make_key, load_secret
+from fusisd.serf.supervisor import ManagedAgent
 from fusisd.store.sqlite import SqliteIntents, SqliteLocal, lock_state, machine_identity, open_database, set_aside
 from fusisd.web.app import make_app
 from fusisd.web.auth import WritePolicy, load_or_make_token
@@ -155,8 +157,9 @@ class Daemon:
         keys = frozenset(ServiceKey.parse(key) for key in (*owned, *noted))
         expected = self._config.serf != "off"
         until_s = float(paused.get("until", "0"))
-        paths, marks, facts = paths_of(noted), self._config.path_marks, self._facts(own)
-        beginning = Beginning(intent, keys, remembered, expected, drains, until_s, vips, paths, marks, facts)
+        config, facts, paths = self._config, self._facts(own), paths_of(noted)
+        known = (drains, until_s, vips, paths, config.path_marks)
+        beginning = Beginning(intent, keys, remembered, expected, *known, facts, config.policy)
         return Stores(intents, local, beginning)
 
     async def _claim_missing(self, control: Control, stores: Stores) -> frozenset[ServiceKey]:
@@ -206,7 +209,8 @@ class Daemon:
             await asyncio.sleep(SERF_RETRY_S)
 
     async def _follow_serf(self, own: list[str]) -> None:
-        auth_key, jobs = None, []
+        key_file = self._config.serf_rpc_key
+        auth_key, jobs = load_secret(key_file) if key_file is not None else None, []
         if self._config.serf == "managed":
             agent = self._managed_agent(own)
             auth_key = agent.rpc_auth_key

@@ -31,7 +31,7 @@ def committed(world: World, value: Committed) -> Folded:
 
 def members(world: World, seen: Iterable[membership.Member], now_s: float) -> Folded:
     """Serf's member list."""
-    nodes = membership.update(world.nodes, seen, now_s)
+    nodes = membership.update(world.nodes, seen, now_s, world.policy)
     touched = targets.touched_by_nodes(world.nodes, nodes)
     if not touched and nodes == world.nodes:
         return world, touched

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fusisd import membership
+from fusisd.admission import Policy
 from fusisd.commands import EndDrain
 from fusisd.config import PATH_MARKS
 from fusisd.drains import Drain, DrainKey
@@ -88,6 +89,8 @@ class Beginning:
     path_marks: range = PATH_MARKS
     facts: Mapping[str, object] = field(default_factory=dict)
     """What the status shows as it is: version, interface, Serf's address."""
+    policy: Policy = Policy()
+    """Who may join."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,11 +167,17 @@ def _from_node(
 ) -> Candidate:
     offer = node.offers[service.name]
     destination = Destination(
-        node.name, node.address, offer.port, offer.weight, offer.method, tunnel=offer.tunnel, tier=offer.tier
+        node.name,
+        offer.address or node.address,
+        offer.port,
+        offer.weight,
+        offer.method,
+        tunnel=offer.tunnel,
+        tier=offer.tier,
     )
     problem = cannot_forward(service.key, destination)
     if destination.key in taken_keys:
-        problem = f"{node.address}:{offer.port} is destination {taken_keys[destination.key]} already"
+        problem = f"{destination.address}:{offer.port} is destination {taken_keys[destination.key]} already"
     else:
         taken_keys[destination.key] = node.name
     # A TCP connect says nothing about a UDP or SCTP port, so those have Serf's word only unless a check is given.

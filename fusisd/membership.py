@@ -8,10 +8,11 @@ Does not: talk to Serf, read a clock, or decide what happens to a destination (t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
+from fusisd.admission import Policy, admit, beyond, crowded
 from fusisd.errors import Invalid
 from fusisd.model import Node, NodeStatus, Offer, OfferState, checked_address
 from fusisd.nodes import DRAINS, TABLE, Sight, sight_of
@@ -43,10 +44,14 @@ class Member(Protocol):
 
 Nodes = Mapping[str, Node]
 
+_ANY = Policy()
 
-def update(nodes: Nodes, members: Iterable[Member], now_s: float) -> Nodes:
-    """What we know after seeing this list. Members that never said role=agent are not ours to look at."""
+
+def update(nodes: Nodes, members: Iterable[Member], now_s: float, policy: Policy = _ANY) -> Nodes:
+    """What we know after seeing this list. Members that never said role=agent are not ours to look at; what others offer
+    and `policy` refuses is not known here but as a problem of theirs."""
     after: dict[str, Node] = {}
+    read: dict[str, Member] = {}
     for member in members:
         known = nodes.get(member.name)
         if known is None and member.tags.get(ROLE_TAG) != AGENT_ROLE:
@@ -55,11 +60,39 @@ def update(nodes: Nodes, members: Iterable[Member], now_s: float) -> Nodes:
         if known is not None and known.told == told and not known.missing and not known.withdrawn:
             after[member.name] = known  # of 5,000 in a list hardly any has changed: reading them all takes 46 ms (2026-11)
         else:
-            after[member.name] = replace(_seen(known, member, now_s), told=told)
+            after[member.name] = replace(_seen(known, member, now_s, policy), told=told)
+            read[member.name] = member
     for name, node in nodes.items():
         if name not in after and (status := TABLE[node.status, Sight.ABSENT]) is not NodeStatus.UNSEEN:
             after[name] = replace(node, status=status, missing=True)
+    if read and len(after) > policy.destinations:  # else no service can have too many
+        for name, services in _crowded_out(nodes, after, read, policy).items():
+            after[name] = _seen(nodes.get(name), read[name], now_s, policy, services)  # not `told`: it is asked again
     return after
+
+
+def _crowded_out(before: Nodes, after: Nodes, read: Mapping[str, Member], policy: Policy) -> Mapping[str, set[str]]:
+    """The services in which a node of those just read finds no place."""
+    asking: dict[str, list[str]] = {}
+    for name, node in after.items():
+        for service in places(node):
+            asking.setdefault(service, []).append(name)
+    refused: dict[str, set[str]] = {}
+    for service, names in asking.items():
+        if len(names) > policy.destinations:
+            held = {name for name in names if name not in read or service in places(before.get(name))}
+            for name in beyond(policy.destinations, names, held):
+                if name in read:
+                    refused.setdefault(name, set()).add(service)
+    return refused
+
+
+def places(node: Node | None) -> list[str]:
+    """The services in which it counts: not those that it leaves."""
+    if node is None or node.status in DRAINS:
+        return []
+    ready = OfferState.READY
+    return [name for name, offer in node.offers.items() if name not in node.withdrawn or offer.state is not ready]
 
 
 def recalled(remembered: Iterable[Remembered], now_s: float) -> Nodes:
@@ -88,7 +121,10 @@ def _left_s(node: Node, offer: Offer) -> float | None:
     return node.since_s if node.status in DRAINS else node.withdrawn.get(offer.service)
 
 
-def _seen(known: Node | None, member: Member, now_s: float) -> Node:
+def _seen(
+    known: Node | None, member: Member, now_s: float, policy: Policy, full: Collection[str] = ()
+) -> Node:
+    """The node as a row of the list shows it; `full` are services that have no place for it."""
     offers, problems = decode_all(member.tags)
     sight = sight_of(member.status)
     status = TABLE[known.status if known else NodeStatus.UNSEEN, sight]
@@ -98,7 +134,12 @@ def _seen(known: Node | None, member: Member, now_s: float) -> Node:
         address = checked_address(member.address)
     except Invalid as error:
         return Node(member.name, member.address, status, {}, now_s, problems=(*problems, str(error)))
-    if known is None or known.address != address:
+    same = known is not None and known.address == address
+    offers, refusals = admit(policy, address, offers, places(known) if same else ())
+    refusals += tuple(crowded(policy, service) for service in offers if service in full)
+    offers = {service: offer for service, offer in offers.items() if service not in full}
+    problems = problems if status is NodeStatus.LEFT else (*problems, *refusals)
+    if known is None or not same:
         held = _held(offers, {}, {}, now_s)
         return Node(member.name, address, status, offers, now_s, problems=problems, withdrawn=held)
     since_s = known.since_s if known.status is status else now_s
@@ -110,7 +151,8 @@ def _seen(known: Node | None, member: Member, now_s: float) -> Node:
         for service, at_s in {**dropped, **known.withdrawn}.items()
         if service not in offers and now_s - at_s < WITHDRAWN_KEPT_S
     }
-    kept = {s: known.offers[s] for s in withdrawn if s in known.offers}
+    ready = OfferState.READY  # who dropped it has no word of its own for it any more
+    kept = {s: replace(known.offers[s], state=ready) for s in withdrawn if s in known.offers}
     withdrawn |= _held(offers, known.offers, known.withdrawn, now_s)
     return Node(member.name, address, status, {**kept, **offers}, since_s, problems=problems, withdrawn=withdrawn)
 

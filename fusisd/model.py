@@ -281,7 +281,8 @@ class Offer:
     """One service that a node's tags offer (tags.py).
 
     `checked`: the balancer may check it, too. `tunnel`: for method tunnel, None = ipip. `routes_back`: for method nat, the
-    server's answers pass the balancer, so that nothing need be masqueraded.
+    server's answers pass the balancer, so that nothing need be masqueraded. `address`: where it is offered, None = at the
+    node's own address; another one is believed of few nodes (admission.py).
     """
 
     service: str
@@ -293,6 +294,7 @@ class Offer:
     tier: Tier = Tier.PRIMARY
     state: OfferState = OfferState.READY
     routes_back: bool = False
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

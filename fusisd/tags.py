@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from fusisd.errors import Invalid
-from fusisd.model import Offer, OfferState, Tier, checked_name, checked_port, checked_weight
+from fusisd.model import Offer, OfferState, Tier, checked_address, checked_name, checked_port, checked_weight
 from pyipvs import ForwardingMethod, Tunnel, TunnelType
 
 ROLE_TAG = "role"
@@ -23,6 +23,7 @@ GUE_PORT = 6080  # IANA's, and the one that is meant when none is said
 _METHODS = {"": ForwardingMethod.NAT, "nat": ForwardingMethod.NAT, "route": ForwardingMethod.ROUTE}
 _TUNNELS = {"tunnel": TunnelType.IPIP, "ipip": TunnelType.IPIP, "gue": TunnelType.GUE, "gre": TunnelType.GRE}
 METHODS = ("nat", "route", *_TUNNELS)
+_AT = "at="
 _STATES = {state.value: state for state in OfferState}
 
 
@@ -33,6 +34,7 @@ def encode(offer: Offer) -> str:
     parts += ["backup"] if offer.tier is Tier.BACKUP else []
     parts += ["back"] if offer.routes_back else []
     parts += [] if offer.checked else ["check=none"]
+    parts += [] if offer.address is None else [f"{_AT}{offer.address}"]
     while not parts[-1]:
         parts.pop()
     return "/".join(parts)
@@ -44,6 +46,7 @@ def decode(service: str, text: str) -> Offer:
     port, method, weight, *options = [*text.split("/"), "", ""][: max(3, text.count("/") + 1)]
     forwarding, tunnel = parse_method(method)
     states = [_STATES[option] for option in options if option in _STATES]
+    claimed = [checked_address(option.removeprefix(_AT)) for option in options if option.startswith(_AT)]
     return Offer(
         service=service,
         port=checked_port(_number(port, "port")),
@@ -54,6 +57,7 @@ def decode(service: str, text: str) -> Offer:
         tier=Tier.BACKUP if "backup" in options else Tier.PRIMARY,
         state=states[-1] if states else OfferState.READY,
         routes_back="back" in options,
+        address=claimed[-1] if claimed else None,
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import pyipvs
+from fusisd.admission import Policy
 from fusisd.drains import Drain, DrainKey
 from fusisd.judge import UNKNOWN, Candidate, Verdict, candidates, judge, masquerade
 from fusisd.membership import Nodes
@@ -128,6 +129,7 @@ class World:
     offers: Mapping[str, tuple[Node, ...]] = field(default_factory=dict)
     no_path: Mapping[Path, str] = field(default_factory=dict)
     """Paths that cannot be checked, and why: there the check of the server's own address decides alone."""
+    policy: Policy = Policy()
 
 
 def offered(nodes: Nodes) -> Mapping[str, tuple[Node, ...]]:

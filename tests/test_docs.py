@@ -34,6 +34,7 @@ def usage(module: str, *words: str) -> str:
 
 CTL = ("status", "services", "why", "drain", "undrain", "drains", "adopt", "release", "pause", "settings", "export")
 CTL += ("import", "join-command", "service add", "service edit", "service delete", "destination add", "destination edit")
+CTL += ("serf rotate-key",)
 AGENT = ("run", "status", "drain", "maint", "ready", "weight", "doctor", "undo")
 PROGRAMS = [("fusisd",), ("fusisd.ctl",), *(("fusisd.agent", word) for word in AGENT)]
 PROGRAMS += [("fusisd.ctl", *words.split()) for words in CTL]

@@ -26,7 +26,9 @@ from fusisd.agent.standing import Standing, Standings
 from fusisd.agent.states import Event, State
 from fusisd.errors import Invalid, StartupError
 from fusisd.serf.client import DOORBELL, SerfClient, SerfError
-from fusisd.serf.supervisor import ManagedAgent, SupervisorError, load_key
+from fusisd.serf.errors import SupervisorError
+from fusisd.serf.keys import load_key
+from fusisd.serf.supervisor import ManagedAgent
 from fusisd.store.lock import lock_state
 from fusisd.tags import SERVICE_TAG_PREFIX
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fusisd.ctl import destinations, drains, render, services, standing, whole
+from fusisd.ctl import destinations, drains, keys, render, services, standing, whole
 from fusisd.ctl.client import Client, CtlError
 
 
@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run fusisctl with this command line (None: the process's own); the exit status: 0, 1 failed, 2 wrong usage."""
     options = _parser().parse_args(arguments)
     try:
-        token = standing.secret(options.token_file) if options.token_file else None
+        token = keys.secret(options.token_file) if options.token_file else None
         status: int = options.run(Client(options.socket, options.url, token), options)
     except CtlError as error:
         render.complain(str(error))
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--url", metavar="URL", help="http://HOST:8000 instead of the socket")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="bearer token for changes through --url")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for noun in (standing, services, destinations, drains, whole):
+    for noun in (standing, services, destinations, drains, whole, keys):
         noun.declare(commands)
     return parser
 

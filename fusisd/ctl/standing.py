@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from fusisd.ctl import render, words
+from fusisd.ctl import keys, render, words
 from fusisd.ctl.client import Client, CtlError
 from fusisd.tags import METHODS
 
@@ -25,7 +25,7 @@ def declare(commands: words.Commands) -> None:
     join.add_argument("--port", type=int, default=80, help="the port on which it answers (default 80)")
     join.add_argument("--mode", default="nat", choices=METHODS, help="forwarding method (default nat)")
     join.add_argument(
-        "--state-dir", type=Path, default=Path("/var/lib/fusisd"), metavar="DIR", help="fusisd's (default %(default)s)"
+        "--state-dir", type=Path, default=keys.STATE_DIR, metavar="DIR", help="fusisd's (default %(default)s)"
     )
 
 
@@ -52,7 +52,7 @@ def join_command(client: Client, options: argparse.Namespace) -> int:
     serf = client.get_object("/status", "serf")["serf"]
     if serf["mode"] != "managed":
         raise CtlError("this fusisd keeps no Serf agent of its own (--serf managed): servers join that of yours")
-    key = shlex.quote(secret(options.state_dir / "serf" / "key"))
+    key = shlex.quote(keys.in_use(options.state_dir))
     agent = ["fusis-agent", "--balancer", serf["address"], "--key-file", "/etc/fusis/key"]
     agent += ["--service", options.service or _only_service(client)]
     agent += ["--port", str(options.port), "--mode", options.mode]
@@ -73,13 +73,3 @@ def _only_service(client: Client) -> str:
         there = f"there are {', '.join(names)}" if names else "there is none yet"
         raise CtlError(f"which service will the server offer? Give --service ({there})", 2)
     return names[0]
-
-
-def secret(file: Path) -> str:
-    """What a file for root holds. Raises CtlError."""
-    try:
-        return file.read_text("ascii").strip()
-    except PermissionError:
-        raise CtlError(f"{file} is for root: run fusisctl as root") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CtlError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None

@@ -6,10 +6,10 @@
 
 from fusisd.serf import values
 from fusisd.serf.client import SerfClient, connected, refused_keys
-from fusisd.serf.errors import SerfError, SerfMisuse, SerfProtocolError, SerfRefused
+from fusisd.serf.errors import SerfError, SerfMisuse, SerfProtocolError, SerfRefused, SupervisorError
 from fusisd.serf.protocol import Connection, Record, Reply
 from fusisd.serf.session import Overflowed, Subscription
-from fusisd.serf.supervisor import ManagedAgent, SupervisorError
+from fusisd.serf.supervisor import ManagedAgent
 from fusisd.serf.values import (
     Coordinate,
     KeyReport,

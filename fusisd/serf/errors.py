@@ -1,7 +1,8 @@
 """What can go wrong between us and a Serf agent, by whose fault it is.
 
-Three faults, three classes: the agent said no or nothing (SerfError and its kind), the agent talked what the protocol does
-not have (SerfProtocolError), and the caller asked for what the protocol does not have (SerfMisuse, which no retry mends).
+Three faults of talking, three classes: the agent said no or nothing (SerfError and its kind), the agent talked what the
+protocol does not have (SerfProtocolError), and the caller asked for what the protocol does not have (SerfMisuse, which no
+retry mends). A fourth: the agent cannot be run here at all.
 Does not: carry a secret; a sentence names keys and types, never a value that was sent.
 """
 
@@ -32,3 +33,7 @@ class SerfProtocolError(SerfError):
 
 class SerfMisuse(FusisError, ValueError):
     """We asked for something that the protocol does not have; nothing was sent."""
+
+
+class SupervisorError(FusisError):
+    """The agent cannot be run here; `str()` says what to do."""

@@ -1,8 +1,9 @@
 """Keeps one real `serf agent` running, beside us and longer than us: a restart of ours must not look like a failure.
 
-The agent runs in a session of its own, its settings (gossip key and RPC key among them) in a file that only root reads,
-so that no secret stands on a command line. It is found again by its pid file, and only believed to be ours when that
-process's command line names our settings file: no other process is ever signalled.
+The agent runs in a session of its own; its settings (the RPC key among them) and its ring of gossip keys are in files that
+only root reads, so that no secret stands on a command line, and the ring outlives a rotation (keys.py). It is found again
+by its pid file, and only believed to be ours when that process's command line names our settings file: no other process is
+ever signalled.
 Tags given here are those it starts with; tags set later by RPC last until it is started anew, so whoever set them sets
 them again then.
 Does not: speak RPC (client.py), or decide anything about members.
@@ -11,50 +12,23 @@ Does not: speak RPC (client.py), or decide anything about members.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import logging
 import os
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from fusisd.errors import FusisError
+from fusisd.serf.errors import SupervisorError
+from fusisd.serf.keys import Keyring, load_or_make, write_private
 
 log = logging.getLogger(__name__)
 
 STOP_LIMIT_S = 10.0  # a graceful leave takes 1 to 3 s
 POLL_S = 0.2
 RESTART_AFTER_S = (0.5, 1.0, 2.0, 5.0, 10.0)
-
-
-class SupervisorError(FusisError):
-    """The agent cannot be run here; `str()` says what to do."""
-
-
-def load_or_make_key(path: Path) -> str:
-    """The gossip encryption key in this file (32 bytes in base64), made 0600 when absent. Raises SupervisorError."""
-    return _load_or_make(path, lambda: base64.b64encode(secrets.token_bytes(32)).decode())
-
-
-def load_key(path: Path) -> str:
-    """The gossip key that somebody put there. Raises SupervisorError: unreadable, open to others, not a key."""
-    try:
-        mode = path.stat().st_mode
-        key = path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SupervisorError(f"cannot read the key file {path}: {error}") from None
-    if mode & 0o077:
-        raise SupervisorError(f"{path} can be read by others: chmod 600 {path}")
-    try:
-        size = len(base64.b64decode(key, validate=True))
-    except ValueError:
-        size = 0
-    if size not in (16, 24, 32):
-        raise SupervisorError(f"{path} holds no Serf key; `fusisctl join-command` on the balancer prints how to get it")
-    return key
 
 
 class ManagedAgent:
@@ -74,7 +48,7 @@ class ManagedAgent:
         self._dir, self._rpc_port = state_dir, rpc_port
         self._child: int | None = None
         self._settings_file, self._pid_file = state_dir / "agent.json", state_dir / "agent.pid"
-        self.rpc_auth_key = _load_or_make(state_dir / "rpc-key", lambda: secrets.token_urlsafe(32))
+        self.rpc_auth_key = load_or_make(state_dir / "rpc-key", lambda: secrets.token_urlsafe(32))
         self._settings: dict[str, object] = {
             "node_name": node,
             "bind": bind,
@@ -89,8 +63,9 @@ class ManagedAgent:
             "disable_coordinates": True,
             "log_level": "warn",
         }
+        self._key, self._ring = key, Keyring(state_dir)
         if key is not None:
-            self._settings["encrypt_key"] = key
+            self._settings["keyring_file"] = str(self._ring.path)
 
     @property
     def rpc(self) -> tuple[str, int]:
@@ -115,15 +90,22 @@ class ManagedAgent:
 
     async def ensure_running(self) -> bool:
         """Find the agent or start it; whether it was started. Raises SupervisorError."""
+        try:
+            another = self._key is not None and self._ring.take(self._key)
+        except OSError as error:
+            raise SupervisorError(f"cannot write Serf's keyring: {error}") from None
         if self.pid() is not None:
-            return False
+            if not another:
+                return False
+            log.warning("the key file has another gossip key than before: the Serf agent leaves and is started anew")
+            await self.stop()
         binary = shutil.which("serf")
         if binary is None:
             raise SupervisorError("the program serf is not installed (Debian: apt-get install serf)")
         try:
-            _write_private(self._settings_file, json.dumps(self._settings, indent=1))
+            write_private(self._settings_file, json.dumps(self._settings, indent=1))
             pid = self._spawn(binary)
-            _write_private(self._pid_file, f"{pid}\n")
+            write_private(self._pid_file, f"{pid}\n")
         except OSError as error:
             raise SupervisorError(f"cannot start serf: {error}") from None
         log.info("serf agent started pid=%d bind=%s", pid, self._settings["bind"])
@@ -181,25 +163,3 @@ class ManagedAgent:
         """Collect a child that ended, so that it does not stay a zombie."""
         if self._child is not None and os.waitpid(self._child, os.WNOHANG)[0]:
             self._child = None
-
-
-def _load_or_make(path: Path, make: Callable[[], str]) -> str:
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists():
-            _write_private(path, f"{make()}\n")
-        return path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SupervisorError(f"cannot read or make {path}: {error}") from None
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Replace a file by one that only we can read, in one step."""
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(fd, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from fusisd.serf.client import MembersSeen, SerfClient
-from fusisd.serf.supervisor import load_or_make_key
+from fusisd.serf.keys import load_or_make_key
 from fusisd.tags import decode_all
 from tests.serf.agents import Agents, address
 

@@ -32,6 +32,7 @@ def offers(draw: st.DrawFn) -> Offer:
         tier=draw(st.sampled_from(Tier)),
         state=draw(st.sampled_from(OfferState)),
         routes_back=draw(st.booleans()),
+        address=draw(st.sampled_from([None, "10.0.0.9", "fd00::9"])),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fusisd.serf.client import SerfClient, SerfError, connected
-from fusisd.serf.supervisor import load_or_make_key
+from fusisd.serf.keys import load_or_make_key
 from tests.lab.expect import poll
 from tests.serf.agents import Agents, address
 

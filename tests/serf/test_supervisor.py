@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from fusisd.serf.client import connected
-from fusisd.serf.supervisor import ManagedAgent, SupervisorError, load_key, load_or_make_key
+from fusisd.serf.errors import SupervisorError
+from fusisd.serf.keys import load_key, load_or_make_key
+from fusisd.serf.supervisor import ManagedAgent
 from tests.serf.agents import Agents, address
 
 RPC_BASE = 40000 + os.getpid() % 20000
