@@ -46,7 +46,7 @@ class Agents:
             file.write_text(json.dumps(settings))
             words.append(f"-config-file={file}")
         if join is not None:
-            words.append(f"-retry-join={address(join)}")
+            words += [f"-retry-join={address(join)}", "-retry-interval=3s"]  # as fusis-agent has it
         environment = {**os.environ, "GOMAXPROCS": "1"}
         self._running[number] = subprocess.Popen(
             words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
