@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from fusisd import membership, tags, target
 from fusisd.errors import Invalid
 from fusisd.judge import DRAIN_LIMIT_S, LINGER_S, Verdict
-from fusisd.model import CheckSpec, Intent, Offer, OfferState, Tier
+from fusisd.model import Intent, Offer, OfferState, Tier
 from fusisd.target import World
 from pyipvs import ForwardingMethod, Tunnel, TunnelType
 from tests.fusisd.strategies import NAMES
-from tests.fusisd.world import UP, WEB_KEY, check, member, web
+from tests.fusisd.world import ALONE, UP, WEB_KEY, alone, member, web
 
 TUNNELS = st.sampled_from([None, Tunnel(TunnelType.GRE)]) | st.integers(1, 65535).map(lambda p: Tunnel(TunnelType.GUE, p))
 
@@ -98,8 +98,8 @@ def _fits(many: list[Offer]) -> bool:
 
 
 def verdict(nodes: membership.Nodes, now_s: float) -> Verdict:
-    service = web(check=CheckSpec(path_check=False))
-    world = World(Intent({"web": service}), nodes, {check(1): UP}, {}, frozenset({WEB_KEY}), offers=target.offered(nodes))
+    service = web(check=ALONE)
+    world = World(Intent({"web": service}), nodes, {alone(1): UP}, {}, frozenset({WEB_KEY}), offers=target.offered(nodes))
     (found,) = target.build(world, now_s).services[WEB_KEY].verdicts
     return found
 
@@ -142,5 +142,5 @@ def test_tunnel_tier_and_a_way_back_reach_the_destination() -> None:
     for text, rules in (("80", 1), ("80///back", 0)):
         nodes = membership.update({}, [member(1, tags={"role": "agent", "s:web": text})], 0.0)
         intent = Intent({"web": web()})
-        world = World(intent, nodes, {check(1): UP}, {}, frozenset({WEB_KEY}), offers=target.offered(nodes))
+        world = World(intent, nodes, {alone(1): UP}, {}, frozenset({WEB_KEY}), offers=target.offered(nodes))
         assert len(target.build(world, 1.0).host.masquerades) == rules
