@@ -54,9 +54,9 @@ bench-core: setup ## what fusisd's core costs at 10,000 destinations, in the lab
 bench-serf: setup ## what a Serf cluster of 5,000 members and a storm of 30,000 events cost, on a scripted agent: half a minute
 	@$(PYTHON) -m tests.bench.serf
 
-soak: setup ## half an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 600 machines; 150 Serf agents here
+soak: setup ## half an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 300 machines; 150 Serf agents here
 	@AGENTS=150 $(PYTHON) -m pytest -s -p no:cacheprovider tests/serf/test_crowd.py
-	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 MACHINES=600 METHODS=all \
+	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 MACHINES=300 METHODS=all \
 	    $(PYTHON) -m pytest -s -p no:cacheprovider tests/kernel/test_soak.py tests/kernel/test_growth.py tests/kernel/test_campaign.py \
 	    tests/kernel/test_machine.py tests/kernel/test_agent_methods.py
 

@@ -33,7 +33,7 @@ from fusisd.commands import (
 from fusisd.door import Door
 from fusisd.drains import Drain, DrainKey
 from fusisd.errors import Refused
-from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged
+from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged, Value
 from fusisd.kernel.ipvs import IpvsKernel
 from fusisd.model import (
     Announce,
@@ -197,14 +197,14 @@ class Machine(RuleBasedStateMachine):
 
     @rule(members=lists)
     def serf_lists(self, members: list[Any]) -> None:
-        self.daemon.turn(MembersSeen(tuple(members)))
+        self.observed(MembersSeen(tuple(members)))
         self.settle()
 
     @rule(which=which, up=st.booleans())
     def a_check_comes_to_a_conclusion(self, which: int, up: bool) -> None:
         found = Health(CheckState.UP if up else CheckState.DOWN, self.daemon.clock(), "" if up else "refused")
         if wanted := sorted(self.daemon.checks.wanted, key=str):
-            self.daemon.turn(ProbeChanged(wanted[which % len(wanted)], found))
+            self.observed(ProbeChanged(wanted[which % len(wanted)], found))
         self.settle()
 
     @rule(which=which, active=st.integers(0, 2))
@@ -251,6 +251,11 @@ class Machine(RuleBasedStateMachine):
         self.submit(command, slow=True, applied=applied)
         self.checks_tell(self.restart())
         self.settle()
+
+    def observed(self, value: Value) -> None:
+        """What is told counts at once, and not only when the kernel is looked at the next time."""
+        self.daemon.turn(value)
+        self.the_target_kept_is_the_target_built()
 
     # What door, committer, stores and checks would make of it.
 
@@ -342,6 +347,9 @@ class Machine(RuleBasedStateMachine):
         control = self.daemon.control
         built = target.build(control._world, self.daemon.clock())
         assert control.target == built
+        wakes = {service.name: service.wake_s for service in built.services.values() if service.wake_s is not None}
+        for at_s in (self.daemon.clock(), self.daemon.clock() + LONGEST_S):
+            assert control._targets.due(at_s) == {name for name, wake_s in wakes.items() if wake_s <= at_s}
 
     @invariant()
     def the_view_kept_is_what_a_fresh_look_shows(self) -> None:

@@ -1,5 +1,5 @@
-"""The state machine of tests/fusisd/test_machine.py on the real kernel: MACHINES runs of it (30 in `make test`, always the
-same ones; 600 in `make soak`, others each time: `SEED=` plays them again), each in a fresh network namespace, and what
+"""The state machine of tests/fusisd/test_machine.py on the real kernel: MACHINES runs of it (12 in `make test`, always the
+same ones; 300 in `make soak`, others each time: `SEED=` plays them again), each in a fresh network namespace, and what
 was once found. On the fake kernel the same rules run many more times, and find nearly everything sooner.
 """
 
@@ -18,7 +18,7 @@ from tests.fusisd.test_machine import FOUND, Machine, Step, replayed
 from tests.lab.netns import entered
 from tests.lab.topology import make_netns
 
-SHORT = 30
+SHORT = 12
 MACHINES = int(os.environ.get("MACHINES", SHORT))
 SEED = int(os.environ.get("SEED", 1 if MACHINES == SHORT else random.randrange(1 << 30)))
 RULES = 12  # in each run
