@@ -83,7 +83,7 @@ def live(balancer: Balancer, operators: Operators, members: Members, dice: rando
     else:
         operators.start()
         enough = operators.acknowledged + dice.randrange(6)
-        poll(lambda: operators.acknowledged >= enough, 60, "changes")
+        poll(lambda: operators.acknowledged >= enough or operators.unanswered, 60, "changes")
         threading.Event().wait(dice.uniform(0.0, 0.3))
         balancer.kill()
         operators.stop()

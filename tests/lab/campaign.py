@@ -1,7 +1,7 @@
 """Operators that change services at random while fusisd is killed under them, and a model of what was acknowledged.
 
-A change that was answered with 200 is in the model. One whose answer never came may have been made or not: after the restart
-either is right, and the model takes what is there.
+A change that was answered with 200 is in the model. One whose answer never came, or was the 503 of a machine too busy to
+wait for, may have been made or not: after the restart either is right, and the model takes what is there.
 """
 
 from __future__ import annotations
@@ -81,8 +81,10 @@ class Operators:
             number = self._random.randrange(NAMES)
             method, path, body, after = self._change(number)
             try:
-                self._ask(method, path, body)
+                answered = self._ask(method, path, body)
             except (OSError, http.client.HTTPException):
+                answered = False
+            if not answered:
                 self.unanswered = (number, after)
                 return
             self.model = {**self.model, number: after} if after is not None else without(self.model, number)
@@ -105,7 +107,8 @@ class Operators:
         body = {"Name": f"d{host}", "Host": address(host), "Port": FIRST_PORT + number, "Weight": weight, "Mode": "route"}
         return "POST", f"/services/s{number}/destinations", body, Wanted(known.scheduler, {**known.weights, host: weight})
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> None:
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> bool:
+        """Whether it was done; False: look before you ask again."""
         connection = Connection(self._path)
         try:
             headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -114,8 +117,10 @@ class Operators:
             text = answer.read()
         finally:
             connection.close()
-        if answer.status != 200:
+        busy = answer.status == 503 and b"look before you ask again" in text
+        if answer.status != 200 and not busy:
             raise AssertionError(f"{method} {path}: {answer.status} {text!r}")
+        return not busy
 
 
 def without(known: dict[int, Any], number: int) -> dict[int, Any]:
