@@ -33,11 +33,11 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What came of the operations: the changes that were made, how many were refused and under which keys, the keys not
-    come to, those where something was tried, and those that turned out to be somebody else's."""
+    """What came of the operations: the changes that were made, those refused and under which keys, the keys not come to,
+    those where something was tried, and those that turned out to be somebody else's."""
 
     changes: Sequence[Change] = ()
-    refused: int = 0
+    refused: Sequence[Change] = ()
     suspect: frozenset[ServiceKey] = frozenset()
     left: frozenset[ServiceKey] = frozenset()
     touched: frozenset[ServiceKey] = frozenset()
@@ -88,7 +88,8 @@ class Applier:
         made = self._log(ready[:tried], failures)
         left, touched = ({op.change.key for op in part} for part in (ready[tried:], ready[:tried]))
         suspect = frozenset(failure.change.key for failure in failures)
-        return Done(made, len(failures), suspect, frozenset(left), frozenset(touched), frozenset(lost))
+        refused = [failure.change for failure in failures]
+        return Done(made, refused, suspect, frozenset(left), frozenset(touched), frozenset(lost))
 
     def _is_due(self, op: plan.Op, now_s: float) -> bool:
         known = self._refusals.get(op.key)
@@ -119,7 +120,7 @@ class Applier:
         count, reason = known.count + 1 if known else 1, str(failure.error)
         self._refusals[key] = Refusal(count, now_s + RETRY_S[min(count, len(RETRY_S)) - 1], reason)
         if known is None or known.reason != reason:
-            log.error("%s failed: %s", failure.change, reason)
+            log.error("operation refused op=%s reason=%s", failure.change, reason)
         exists = isinstance(failure.change, pyipvs.AddService) and isinstance(failure.error, pyipvs.AlreadyExists)
         return failure.change.key if exists else None
 
@@ -130,9 +131,9 @@ class Applier:
         for number, op in enumerate(made):
             if self._refusals:
                 self._refusals.pop(op.key, None)
-            log.log(logging.INFO if number < LOGGED else logging.DEBUG, "%s (%s)", op, op.reason)
+            log.log(logging.INFO if number < LOGGED else logging.DEBUG, "operation op=%s reason=%s", op, op.reason)
         if len(made) > LOGGED:
-            log.info("and %d more operations (log level debug shows them)", len(made) - LOGGED)
+            log.info("operations that only log level debug shows count=%d", len(made) - LOGGED)
         return [op.change for op in made]
 
 

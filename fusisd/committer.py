@@ -156,7 +156,7 @@ class Committer:
         try:
             revision = await self._store_call(self._write, change, batch.notes, fresh)
         except (StoreError, Conflict) as error:
-            log.error("cannot store: %s", error)
+            log.error("cannot store reason=%s", error)
             for waiting in batch.accepted:
                 _refuse(waiting, Unavailable(f"the change was not stored and not applied: {error}"))
             return
@@ -164,7 +164,7 @@ class Committer:
         self._claimed.update(fresh)
         self._claimed -= batch.notes.let_go
         for waiting in batch.accepted:
-            log.info("accepted %s from=%s revision=%d", _describe(waiting.command), waiting.who, revision)
+            log.info("accepted command=%s who=%s revision=%d", _describe(waiting.command), waiting.who, revision)
         answers = tuple(waiting.answer for waiting in batch.accepted)
         let_go = frozenset(batch.notes.let_go)
         paused = batch.notes.paused_until_s
@@ -219,7 +219,7 @@ class Committer:
             if marks := [str(key) for key in keys if key.mark is not None]:
                 await self._store_call(self._local.release, "path", marks)
         except StoreError as error:
-            log.error("cannot note in the store: %s", error)
+            log.error("cannot note in the store reason=%s", error)
 
     async def _noted(self, item: Paths) -> str:
         """ "" once the marks are noted, or why they are not."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fusisd.admission import DESTINATIONS, PRIVATE, SERVICES, Policy, network
 from fusisd.errors import Invalid, StartupError
+from fusisd.logs import FORMATS
 
 PORT = 8000
 PATH_MARKS = range(0x46550000, 0x46560000)
@@ -33,6 +34,7 @@ class Config:
     dry_run: bool
     allow_plaintext_writes: bool
     log_level: str
+    log_format: str = "text"
     serf_rpc_key: Path | None = None
     policy: Policy = Policy()
     cleanup: bool = False
@@ -65,6 +67,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         log_level=options.log_level,
         serf_rpc_key=options.serf_rpc_key_file,
         policy=_policy(options),
+        log_format=options.log_format,
         cleanup=options.cleanup == "cleanup",
         recover_store=options.recover_store,
         path_marks=_marks(options.path_marks),
@@ -147,4 +150,5 @@ def _parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true",
         help="everything but the kernel: IPVS and addresses in memory; Serf only when --serf is ADDRESS:PORT")  # fmt: skip
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default %(default)s)")
+    add("--log-format", default="text", choices=FORMATS, help="(default %(default)s)")
     return parser

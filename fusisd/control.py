@@ -22,8 +22,9 @@ from typing import TypeVar
 import pyipvs
 from fusisd import fold, look, marks, membership, plan, target, targets, views
 from fusisd.answers import Answers, resolve
-from fusisd.applier import Applier, Done, KernelTimeouts
+from fusisd.applier import Applier, KernelTimeouts
 from fusisd.commands import EndDrain
+from fusisd.counts import Counts
 from fusisd.drains import DrainKey
 from fusisd.inbox import Beginning, Committed, MembersSeen, PathsNoted, ProbeChanged, Refresh, SerfState, Told, Value
 from fusisd.look import Look
@@ -53,8 +54,9 @@ class Control:
         clock: Callable[[], float],
         beginning: Beginning,
         told: Told,
+        counts: Counts | None = None,
     ) -> None:
-        """`clock` is monotonic seconds."""
+        """`clock` is monotonic seconds; `counts` is written by others, too."""
         self._kernel, self._host, self._checks, self._clock, self._told = kernel, host, checks, clock, told
         nodes, owned = membership.recalled(beginning.remembered, clock()), beginning.owned | beginning.paths.keys()
         begun = World(beginning.intent, nodes, owned=owned, drains=beginning.drains)
@@ -75,7 +77,7 @@ class Control:
         self._drained_told: dict[DrainKey, float] = {}
         self._timeouts = KernelTimeouts(kernel)
         self._paused_until_s = beginning.paused_until_s
-        self._counts = views.Counts()
+        self._counts = counts or Counts()
         self._facts = beginning.facts
         self.snapshot = Snapshot(0, clock())
 
@@ -134,7 +136,9 @@ class Control:
         self._world = replace(self._world, owned=self.owned | claimed)
         self._touched = set(self.intent.services)
         self._pending = set(self.owned)
-        self._work([], self._clock(), float("inf"))
+        now_s = self._clock()
+        self._work([], now_s, float("inf"))
+        self._counts.tell(self._clock() - now_s)
 
     def enter(self, value: Value) -> None:
         """Take a value into the inbox; on the loop's thread only. Returns at once."""
@@ -225,7 +229,7 @@ class Control:
         for key in self.owned.intersection(seen):
             if not look.alike(before.get(key), seen[key]):
                 self._counts.drift += 1
-                log.warning("drift %s: the kernel has %s", key, look.told(seen[key]))
+                log.warning("drift service=%s kernel_has=%s", key, look.told(seen[key]))
         self._take(fold.kernel(self._world, seen))
         self._pending |= self.owned.intersection(seen)
         self._targets.look_at_foreign(self._world)
@@ -303,7 +307,8 @@ class Control:
             self._look.expect(done.touched)
             self._look.suspect(done.suspect)
             self._follow_up(done.touched)
-            self._count(done, len(ops), stamps)
+            reaction_s = self._clock() - min(stamps) if stamps else None
+            self._counts.applied(done.changes, done.refused, len(ops), reaction_s)
         self._pending |= done.left
         self._let_go(keys, done.lost)
 
@@ -325,14 +330,6 @@ class Control:
             self._touched |= targets.touched_by_keys(lost, self.intent.services.values())
             self._told.released(gone | lost)
 
-    def _count(self, done: Done, planned: int, stamps: list[float]) -> None:
-        self._counts.ops += len(done.changes)
-        self._counts.op_errors += done.refused
-        if done.changes:
-            reaction_s = self._clock() - min(stamps) if stamps else None
-            self._counts.reacted(reaction_s)
-            shown = "-" if reaction_s is None else f"{reaction_s * 1e3:.2f}"
-            log.info("turn ops=%d/%d reaction_ms=%s", len(done.changes), planned, shown)
 
     def _tell_checks(self) -> None:
         wanted = self._marks.askable(self._targets.checks, self._world)

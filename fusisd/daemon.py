@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
+from fusisd import logs
 from fusisd.bridge import Bridge
 from fusisd.committer import Committer
 from fusisd.config import PORT, Config
@@ -135,13 +136,13 @@ class Daemon:
             await asyncio.get_running_loop().run_in_executor(None, web.stop)
             await monitor.close()
             self._store_call.close()
-            log.info("stopped; IPVS, VIPs and Serf stay as they are")
+            log.info("stopped and left IPVS and VIPs and Serf as they are")
 
     async def _open_stores(self, own: list[str]) -> Stores:
         path = self._config.state_dir / STORE
         try:
             if self._config.recover_store:
-                log.warning("the store is set aside as %s", await self._store_call(set_aside, path))
+                log.warning("store set aside path=%s", await self._store_call(set_aside, path))
             database = await self._store_call(open_database, path)
             intents = SqliteIntents(database, path)
             local = await self._store_call(SqliteLocal, database, path, machine_identity())
@@ -205,7 +206,7 @@ class Daemon:
                 await self._follow_serf(own)
             except (SupervisorError, SerfError, OSError) as error:
                 self._enter(SerfState(str(error)))
-                log.error("serf: %s; next try in %.0f s", error, SERF_RETRY_S)
+                log.error("serf failed reason=%s next_try_s=%.0f", error, SERF_RETRY_S)
             await asyncio.sleep(SERF_RETRY_S)
 
     async def _follow_serf(self, own: list[str]) -> None:
@@ -264,7 +265,7 @@ class Daemon:
         self._enter(MembersSeen(seen.members))
 
     def _serf_lost(self, lost: SerfLost) -> None:
-        log.warning("serf: %s", lost.reason)
+        log.warning("serf lost reason=%s", lost.reason)
         self._enter(SerfState(lost.reason))
 
 
@@ -293,7 +294,7 @@ async def _wait(stop: asyncio.Event) -> None:
 
 def _open_kernel(dry_run: bool) -> IpvsKernel:
     if dry_run:
-        log.warning("DRY RUN: IPVS and addresses exist in memory only; no packet is balanced")
+        log.warning("dry run meaning=%s", "IPVS and addresses exist in memory only, no packet is balanced")
         return IpvsKernel(IPVS(transport=FakeKernel()), None)
     if os.geteuid() != 0:
         raise StartupError("fusisd changes IPVS, addresses and sysctls: run it as root (or try it with --dry-run)")
@@ -322,7 +323,7 @@ def _has_address(address: str) -> bool:
 def _ready(web: WebServer) -> None:
     ports = sorted({listener.port for listener in web.addresses if isinstance(listener, TcpListener)})
     for listener in web.addresses:
-        log.info("listening on %s", listener)
+        log.info("listening where=%s", listener)
     print(f"Listening and serving HTTP on {', '.join(f':{port}' for port in ports)}", flush=True)
     _notify("READY=1")
 
@@ -350,9 +351,7 @@ def _cleanup(config: Config) -> int:
 
 def main(config: Config) -> int:
     """Run fusisd to its end; the exit status."""
-    logging.basicConfig(
-        level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logs.configure(config.log_level, config.log_format, sys.stderr)
     try:
         if config.cleanup:
             return _cleanup(config)

@@ -79,7 +79,7 @@ class Look:
                 found |= self._scrub(now_s + SLICE_S + SCRUB_S)
         except OSError as error:
             if not self.problem:
-                log.error("cannot read the kernel: %s", error)
+                log.error("cannot read the kernel reason=%s", error)
             self.problem = str(error)
             self._fingerprints = {}
             return {}

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import operator
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
 
+from fusisd.counts import Counts
 from fusisd.drains import Drain
 from fusisd.judge import Verdict
 from fusisd.mappings import changed
@@ -25,48 +25,6 @@ from fusisd.target import Target, TargetService, World
 from pyipvs import ServiceKey
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Counts:
-    """What happened since the start; control counts, readers see the figures in the status."""
-
-    ops: int = 0
-    op_errors: int = 0
-    turn_errors: int = 0
-    drift: int = 0
-    """Services of ours that somebody else changed in the kernel, found and repaired."""
-    turns: int = 0
-    longest_turn_s: float = 0.0
-    reactions_s: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
-
-    def copy(self) -> Counts:
-        """As it is now."""
-        return replace(self, reactions_s=self.reactions_s.copy())
-
-    def turned(self, seconds: float) -> None:
-        """Note a turn of the loop."""
-        self.turns += 1
-        self.longest_turn_s = max(self.longest_turn_s, seconds)
-
-    def shown(self) -> dict[str, object]:
-        """The figures, for the status."""
-        figures = {"ops": self.ops, "op_errors": self.op_errors, "turn_errors": self.turn_errors, "drift": self.drift}
-        longest_ms = round(self.longest_turn_s * 1e3, 1)
-        return {**figures, "turns": self.turns, "longest_turn_ms": longest_ms, "reaction_ms": self.reaction_ms()}
-
-    def reacted(self, seconds: float | None) -> None:
-        """Note the time from a value observed to the kernel changed; None when no value caused the change."""
-        if seconds is not None:
-            self.reactions_s.append(seconds)
-
-    def reaction_ms(self) -> dict[str, float | int]:
-        """Median, 99th percentile and maximum of the last thousand reactions in milliseconds."""
-        if not self.reactions_s:
-            return {"count": 0}
-        ordered = sorted(self.reactions_s)
-        at = {"p50": len(ordered) // 2, "p99": int(len(ordered) * 0.99), "max": len(ordered) - 1}
-        return {"count": len(ordered), **{name: round(ordered[i] * 1e3, 3) for name, i in at.items()}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,15 +149,16 @@ def log_node_changes(before: Nodes, after: Nodes) -> None:
     for name, node in after.items():
         old = before.get(name)
         if old is None or old.status is not node.status or old.address != node.address:
-            log.info("node %s %s %s was=%s", name, node.status.value, node.address, old.status.value if old else "-")
+            was = old.status.value if old else None
+            log.info("node name=%s status=%s address=%s was=%s", name, node.status.value, node.address, was)
         if node.problems and (old is None or old.problems != node.problems):
-            log.warning("node %s: %s", name, "; ".join(node.problems))
+            log.warning("node with bad tags name=%s reason=%s", name, "; ".join(node.problems))
 
 
 def log_health(check: CheckTarget, before: Health | None, after: Health) -> None:
     """One line when a check says something else; another reason for the same is for the debug log."""
     level = logging.INFO if before is None or before.state is not after.state else logging.DEBUG
-    log.log(level, "check %s %s %s", check, after.state.value, after.reason)
+    log.log(level, "check target=%s state=%s reason=%s", check, after.state.value, after.reason)
 
 
 def _own_service(
@@ -312,6 +271,7 @@ def _status(known: Known, counts: Counts, now_s: float) -> dict[str, object]:
         "external_vips": sorted(world.host.external),
         "host": dict(world.host.counts),
         "revision": world.intent.revision,
+        "orphans": sum(key in world.table and key not in known.target.services for key in world.owned),
         "drains": [_drain(*key, drain, now_s) for key, drain in world.drains.items() if _still_drains(known, *key)],
         **counts.shown(),
     }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fusisd import logs
 from fusisd.agent import commands, config, orders
 from fusisd.errors import FusisError, Invalid, StartupError
 
@@ -42,9 +42,7 @@ def run(words: Sequence[str], line: argparse.Namespace) -> int:
         if error.name != "msgpack":
             raise
         raise StartupError("the package msgpack is missing: pip install 'pyipvs[fusisd]'") from None
-    logging.basicConfig(
-        level=line.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logs.configure(line.log_level, line.log_format, sys.stderr)
     asyncio.run(Agent(config.read(line), lambda: config.read(_parser().parse_args(list(words))), words).run())
     return 0
 
@@ -68,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     config.add_options(running)
     running.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"),
                          help="(default %(default)s)")  # fmt: skip
+    running.add_argument("--log-format", default="text", choices=logs.FORMATS, help="(default %(default)s)")
     _order(below, "status", "how each service stands", commands.status)
     for word, what in _ORDERS.items():
         _services(_order(below, word, what, commands.order))

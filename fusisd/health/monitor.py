@@ -160,7 +160,7 @@ class Monitor:
             return error
         except Exception:  # edge 2 of 3: a defect in a probe is a failed probe, not the end of checking
             self.errors += 1
-            log.exception("probe of %s failed unexpectedly", target)
+            log.exception("probe failed unexpectedly target=%s", target)
             return "the probe itself failed; see the log"
 
     def _note(self, target: CheckTarget, error: OSError | None) -> None:
@@ -169,11 +169,11 @@ class Monitor:
         if error is not None:
             self._unable.add(target)
             if not were:
-                log.warning("cannot probe %s: %s; its state stays as it is, and so for others", target, error)
+                log.warning("probe cannot be made and states stay as they are target=%s reason=%s", target, error)
         elif were:
             self._unable.discard(target)
             if not self._unable:
-                log.info("every target can be probed again")
+                log.info("probes can be made again")
 
     def _measure(self) -> None:
         """Once a second: were the probes in time?"""
@@ -181,7 +181,7 @@ class Monitor:
         self._load.turn(now_s - self._measured_s, self._scripts.waiting + self._others.waiting)
         self._measured_s = now_s
         if before == 1.0 < self._load.stretch:
-            log.warning("more probes are due than can be made (%.0f a second): intervals stretch", self._load.per_second)
+            log.warning("probes come late and intervals stretch made_per_s=%.0f", self._load.per_second)
         elif before > 1.0 == self._load.stretch:
-            log.info("all probes are made in time again")
+            log.info("probes are made in time again")
         self._measuring = asyncio.get_running_loop().call_later(MEASURED_EVERY_S, self._measure)

@@ -87,7 +87,7 @@ class Announcer:
         try:
             self._send(vip)
         except AnnounceError as error:
-            log.warning("%s", error)
+            log.warning("vip not announced reason=%s", error)
         if pauses_s:
             loop = asyncio.get_running_loop()
             self._pending[vip] = loop.call_later(pauses_s[0], self._say, vip, pauses_s[1:])

@@ -116,7 +116,7 @@ class HostPlumbing:
         try:
             return AddressEvents(self._noticed)
         except OSError as error:
-            log.warning("no address events (%s): addresses are looked at every %.0f s only", error, AUDIT_PERIOD_S)
+            log.warning("no address events reason=%s looked_at_every_s=%.0f", error, AUDIT_PERIOD_S)
             return None
 
     def _noticed(self) -> None:
@@ -186,7 +186,7 @@ class HostPlumbing:
                 failures[f"sysctl {switch.name}"] = str(error)
             else:
                 if switch.value is not None:
-                    log.info("sysctl %s=%s was=%s", switch.name, switch.value, switch.previous)
+                    log.info("sysctl name=%s value=%s was=%s", switch.name, switch.value, switch.previous)
 
     async def _let_in(self, paths: frozenset[Path], failures: Failures) -> dict[Path, str]:
         """Have the answers of path checks let in where they come in; the paths where they cannot, and why."""
@@ -211,7 +211,7 @@ class HostPlumbing:
             if rows == self._nat_applied:
                 if not audit or await self._call(self._nat.intact):
                     return
-                log.warning("our NAT chain or the jump to it was changed by somebody: written anew")
+                log.warning("nat restored reason=%s", "our chain or the jump to it was changed by somebody")
                 self._counts["nat_restored"] += 1
             elif self._nat_applied is None and not await self._call(self._nat.leftover) and not rows:
                 self._nat_applied = rows

@@ -66,7 +66,7 @@ class Vips:
             kept = await self._call(addresses.remove, leaving)
             failures |= {f"vip {vip}": why for vip, why in kept.items()}
             for vip in leaving.keys() - kept.keys():
-                log.info("vip %s removed from %s", vip, leaving[vip])
+                log.info("vip removed vip=%s iface=%s", vip, leaving[vip])
                 self._there[vip] -= {leaving[vip]}
             await self._forget(self._owned.keys() - wanted - kept.keys())
         except FusisError as error:
@@ -79,7 +79,7 @@ class Vips:
         missing = sorted(wanted - self._there.keys())
         taken = self._held.intersection(missing)
         for vip in sorted(taken):
-            log.warning("vip %s was gone from %s, taken away by somebody: put back", vip, self._iface)
+            log.warning("vip taken away by somebody and put back vip=%s iface=%s", vip, self._iface)
         try:
             await self._add(missing, failures)
         except FusisError as error:
@@ -98,7 +98,7 @@ class Vips:
         failures |= {f"vip {vip}": why for vip, why in refused.items()}
         for vip in missing:
             if vip not in refused:
-                log.info("vip %s added to %s", vip, self._iface)
+                log.info("vip added vip=%s iface=%s", vip, self._iface)
                 self._there[vip] = frozenset({self._iface})
                 self.announcer.begin(vip)
         await self._forget(refused.keys())  # the kernel did not take it from us: if it is there, another was faster

@@ -119,9 +119,7 @@ class ManagedAgent:
             if self.pid() is None:
                 pause_s = RESTART_AFTER_S[min(starts, len(RESTART_AFTER_S) - 1)]
                 starts += 1
-                log.warning(
-                    "the serf agent is gone (see %s); it is started again in %.1f s", self._dir / "agent.log", pause_s
-                )
+                log.warning("serf agent gone its_log=%s next_try_s=%.1f", self._dir / "agent.log", pause_s)
                 await asyncio.sleep(pause_s)
                 await self.ensure_running()
 
@@ -134,7 +132,7 @@ class ManagedAgent:
         deadline_s = asyncio.get_running_loop().time() + STOP_LIMIT_S
         while self.pid() is not None:
             if asyncio.get_running_loop().time() > deadline_s:
-                log.warning("the serf agent did not leave within %.0f s: killed", STOP_LIMIT_S)
+                log.warning("serf agent killed for it did not leave within_s=%.0f", STOP_LIMIT_S)
                 os.kill(pid, signal.SIGKILL)
                 deadline_s = float("inf")
             await asyncio.sleep(0.05)

@@ -59,10 +59,10 @@ def _guarded(handler: Callable[..., object], policy: WritePolicy, dialect: _Dial
             return handler(**names)
         except FusisError as error:
             if status_of(error) == 500:
-                log.error("web: %s %s failed: %s", request.method, request.path, error)
+                log.error("web request failed method=%s path=%s reason=%s", request.method, request.path, error)
             return dialect.refusal(error)
         except Exception:  # the last resort: a bug of ours is logged here and answered without its inside
-            log.exception("web: %s %s failed", request.method, request.path)
+            log.exception("web request failed method=%s path=%s", request.method, request.path)
             return dialect.failure("internal error; see fusisd's log")
 
     return call

@@ -212,9 +212,8 @@ class Loop:
 
     def _pause(self, error: OSError) -> None:
         """Out of descriptors or memory: evict one, and listen again at the next tick instead of spinning."""
-        log.warning(
-            "web: cannot accept: %s connections=%d", os.strerror(error.errno or 0), len(self._watched)
-        )
+        reason = os.strerror(error.errno or 0)
+        log.warning("web cannot accept reason=%s connections=%d", reason, len(self._watched))
         self._evict_oldest()
         self._listen(False)
 

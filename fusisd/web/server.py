@@ -103,7 +103,7 @@ class WebServer:
         if all(ended) and not thread.is_alive():
             self._loop.close()
         else:
-            log.warning("web: a request still runs %.1f s after stop", timeout_s)
+            log.warning("web request still runs after_stop_s=%.1f", timeout_s)
 
     def _unbind(self) -> None:
         for bound in self._bound:

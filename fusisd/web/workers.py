@@ -74,4 +74,4 @@ class Lane(wsgi.Server):
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         """Into our log instead of stderr."""
-        log.log(level, "%s", msg, exc_info=traceback)
+        log.log(level, "web worker message=%s", msg, exc_info=traceback)

@@ -26,7 +26,7 @@ RS1 = {"Name": "rs1", "Host": "10.0.0.11", "Port": 8080, "Weight": 2, "Mode": "n
 
 
 def test_a_service_s_whole_life(dry: Dry) -> None:
-    assert "DRY RUN" in dry.log.read_text()
+    assert "dry run" in dry.log.read_text()
     assert dry.ask("GET", "/services") == (200, b"[]\n")
     assert dry.ask("POST", "/services", WEB, token=False)[0] == 401
     assert dry.ask("POST", "/services", WEB)[0] == 200
@@ -50,6 +50,19 @@ def test_what_was_answered_survives_kill_9(dry: Dry) -> None:
     dry.start()
     (service,) = json.loads(dry.ask("GET", "/services")[1])
     assert [row["Name"] for row in service["Destinations"]] == ["rs1"]
+
+
+def test_a_log_as_json_is_one_object_a_line_and_holds_no_secret(dry: Dry) -> None:
+    dry.end()
+    dry.start(dry.command("--log-format", "json", "--log-level", "debug"))
+    dry.ask("POST", "/services", WEB)
+    dry.ask("POST", "/services", WEB, headers={"Authorization": "Bearer a-guess"}, token=False)
+    dry.end()
+    lines = [line for line in dry.log.read_text().splitlines() if not line.startswith("Listening and serving")]
+    events = [json.loads(line)["event"] for line in lines]
+    assert {"dry run", "listening", "accepted", "operation", "turn"} <= set(events)
+    assert (dry.state_dir / "token").read_text().strip() not in dry.log.read_text()
+    assert "a-guess" not in dry.log.read_text()
 
 
 def test_sigterm_ends_it_well(dry: Dry) -> None:

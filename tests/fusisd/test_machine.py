@@ -30,6 +30,7 @@ from fusisd.commands import (
     UpdateDestination,
     UpdateService,
 )
+from fusisd.counts import Counts
 from fusisd.door import Door
 from fusisd.drains import Drain, DrainKey
 from fusisd.errors import Refused
@@ -357,7 +358,7 @@ class Machine(RuleBasedStateMachine):
         waking = control._targets.waking
         held = "changes are paused" if shown.at_s < control._paused_until_s else ""
         reasons = control._applier.reasons()
-        known = views.Known(control._world, control.target, reasons, (), views.Counts(), {}, waking, held)
+        known = views.Known(control._world, control.target, reasons, (), Counts(), {}, waking, held)
         assert shown.services == views.Views().snapshot(known, shown.generation, shown.at_s).services
 
     @invariant()

@@ -102,7 +102,7 @@ def test_a_bug_is_500_without_its_inside_and_logged_with_it(caplog: pytest.LogCa
     with caplog.at_level(logging.ERROR):
         answer = call(app_of(FailingCore(ZeroDivisionError("inside"))), "POST", "/services", SERVICE)
     assert (answer.status, answer.json) == (500, {"error": "internal error; see fusisd's log"})
-    assert "POST /services failed" in caplog.text
+    assert "method=POST path=/services" in caplog.text
     assert "ZeroDivisionError: inside" in caplog.text
 
 

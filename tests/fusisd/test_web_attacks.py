@@ -232,7 +232,7 @@ def test_without_free_descriptors_the_oldest_make_room_and_the_server_recovers(
                     fillers.append(os.dup(0))
             for sock in late:
                 sock.connect(clients[0].sock.getpeername())
-            poll(lambda: "cannot accept: Too many open files" in caplog.text)
+            poll(lambda: "cannot accept reason=Too many open files" in caplog.text)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for filler in fillers:

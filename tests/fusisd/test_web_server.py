@@ -401,7 +401,7 @@ def test_stop_does_not_wait_longer_than_told_for_a_handler_that_hangs(
         server.stop(0.3)
         assert time.monotonic() - began < 3.0
         assert client.ended()
-        assert "a request still runs" in caplog.text
+        assert "web request still runs" in caplog.text
         go_on.set()
         poll(lambda: not web_threads(), what="the worker ends when its handler does")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fusisd.commands import EndDrain
 from fusisd.control import Control
+from fusisd.counts import Counts
 from fusisd.inbox import Beginning, PathsNoted, ProbeChanged, Told
 from fusisd.kernel.ipvs import IpvsKernel
 from fusisd.model import CheckSpec, CheckState, CheckTarget, Destination, Health, HostSeen, HostWanted, Path, Service
@@ -110,6 +111,7 @@ class Daemon:
         fake: FakeKernel | None = None,
         kernel: IpvsKernel | None = None,
         host: Host | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self.fake = fake or FakeKernel()
         self.ipvs = IPVS(transport=self.fake)
@@ -122,6 +124,7 @@ class Daemon:
             kernel or IpvsKernel(self.ipvs, None), self.host, self.checks, self.clock,
             beginning or Beginning(serf_expected=False),
             Told(self.release, self.memories.append, self.drained.append, self.note_paths),
+            counts,
         )  # fmt: skip
         self.control.look()
         self.control.start()
