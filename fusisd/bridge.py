@@ -10,19 +10,25 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from fusisd.commands import Command
 from fusisd.committer import Committer
 from fusisd.control import Control
+from fusisd.counts import Counts
 from fusisd.errors import Unavailable
 from fusisd.inbox import Refresh
-from fusisd.ports import Snapshot
+from fusisd.ports import Reading, Snapshot
+from fusisd.statistics import Statistics
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 SUBMIT_LIMIT_S = 8.0  # longer than control.SETTLE_LIMIT_S plus a slow disk
 REFRESH_LIMIT_S = 0.2
+STATISTICS_LIMIT_S = 0.5
 MAX_AGE_S = 0.25
 AGE_PER_COST = 20.0
 """A snapshot may be this many times older than one read of the kernel takes: readers cost a twentieth of the loop at the
@@ -37,10 +43,13 @@ class Bridge:
         loop: asyncio.AbstractEventLoop,
         control: Control,
         committer: Committer,
+        statistics: Statistics,
+        counts: Counts,
         clock: Callable[[], float],
     ) -> None:
-        """`loop` is the loop that control and committer live on."""
+        """`loop` is the loop that control, committer and statistics live on."""
         self._loop, self._control, self._committer, self._clock = loop, control, committer, clock
+        self._statistics, self._counts = statistics, counts
         self._closed = False
 
     def close(self) -> None:
@@ -53,12 +62,27 @@ class Bridge:
         max_age_s = min(MAX_AGE_S, AGE_PER_COST * self._control.read_cost_s)
         if self._closed or self._clock() - snapshot.at_s <= max_age_s:
             return snapshot
-        future = asyncio.run_coroutine_threadsafe(self._refreshed(), self._loop)
+        return self._within(REFRESH_LIMIT_S, self._refreshed()) or self._control.snapshot
+
+    def statistics(self) -> Reading:
+        """The counters, read first when they are old; at most STATISTICS_LIMIT_S later, then as they are."""
+        statistics = self._statistics
+        if self._closed or statistics.is_fresh():
+            return statistics.last
+        return self._within(STATISTICS_LIMIT_S, statistics.read()) or statistics.last
+
+    def counts(self) -> Counts:
+        """What happened since the start."""
+        return self._counts
+
+    def _within(self, limit_s: float, work: Coroutine[Any, Any, T]) -> T | None:
+        """What the loop gives for it, None when it takes longer."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return future.result(REFRESH_LIMIT_S)
+            return future.result(limit_s)
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             future.cancel()
-            return self._control.snapshot
+            return None
 
     def submit(self, command: Command, who: str) -> Snapshot:
         """Make a command durable and applied. Raises Refused; Unavailable means that nothing was changed."""

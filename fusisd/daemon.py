@@ -24,11 +24,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from fusisd import logs
+from fusisd import heartbeat, logs
 from fusisd.bridge import Bridge
 from fusisd.committer import Committer
 from fusisd.config import PORT, Config
 from fusisd.control import Control
+from fusisd.counts import Counts, Histogram
 from fusisd.door import Door
 from fusisd.errors import FusisError, StartupError, StoreError
 from fusisd.health.asking import DIRECT, Way
@@ -48,6 +49,7 @@ from fusisd.serf.client import SerfClient, SerfError, SerfLost, connected
 from fusisd.serf.errors import SupervisorError
 from fusisd.serf.keys import load_or_make_key, load_secret
 from fusisd.serf.supervisor import ManagedAgent
+from fusisd.statistics import Statistics
 from fusisd.store.sqlite import SqliteIntents, SqliteLocal, lock_state, machine_identity, open_database, set_aside
 from fusisd.web.app import make_app
 from fusisd.web.auth import WritePolicy, load_or_make_token
@@ -69,13 +71,21 @@ SERF_START_LIMIT_S = 15.0
 class StoreThread:
     """The one thread that touches the stores; fulfils ports.StoreCall."""
 
-    def __init__(self) -> None:
-        """The thread starts with the first call."""
-        self._executor = ThreadPoolExecutor(1, "store")
+    def __init__(self, seconds: Histogram) -> None:
+        """The thread starts with the first call; each call's time goes into `seconds`."""
+        self._executor, self._seconds = ThreadPoolExecutor(1, "store"), seconds
 
     def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """See ports.StoreCall."""
-        return asyncio.get_running_loop().run_in_executor(self._executor, lambda: function(*args, **kwargs))
+
+        def timed() -> T:
+            began_s = clock()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._seconds.note(clock() - began_s)
+
+        return asyncio.get_running_loop().run_in_executor(self._executor, timed)
 
     def close(self) -> None:
         """Wait for what is being written."""
@@ -97,7 +107,8 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         """Nothing is touched before `run`."""
         self._config = config
-        self._store_call = StoreThread()
+        self._counts = Counts()
+        self._store_call = StoreThread(self._counts.storing)
         self._control: Control | None = None
 
     async def run(self) -> None:
@@ -115,18 +126,20 @@ class Daemon:
             stores.intents, stores.local, self._store_call, beginning.intent, dict(beginning.drains), clock
         )
         told = Told(committer.gone, committer.remember, committer.drained, committer.paths)
-        control = Control(kernel, host, monitor, clock, beginning, told)
+        control = Control(kernel, host, monitor, clock, beginning, told, self._counts)
         self._control = control
         committer.attach(control, Door(control, host))
         control.start(await self._claim_missing(control, stores))
-        bridge = Bridge(asyncio.get_running_loop(), control, committer, clock)
+        statistics = Statistics(kernel, clock)
+        bridge = Bridge(asyncio.get_running_loop(), control, committer, statistics, self._counts, clock)
         web = self._web(bridge, control, own)
         web.start()
         gc.collect()
         gc.freeze()  # what is there now stays, and no later collection has to walk it
         gc.enable()
         _ready(web)
-        jobs: list[Coroutine[Any, Any, None]] = [control.run(), committer.run()]
+        beat = heartbeat.beat(self._counts.lagging, clock)
+        jobs: list[Coroutine[Any, Any, None]] = [control.run(), committer.run(), beat]
         jobs += [host.run()] if isinstance(host, HostPlumbing) else []
         jobs += [self._serf(own)] if config.serf != "off" else []
         try:

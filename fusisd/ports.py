@@ -6,13 +6,15 @@ Does not: import an adapter or do I/O.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ParamSpec, Protocol, TypeVar
 
 import pyipvs
 from fusisd.commands import Command
+from fusisd.counts import Counts
 from fusisd.model import CheckTarget, Destination, DestinationKey, HostWanted, Intent, Offer, Service
+from pyipvs.ruleset import Entry
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,6 +55,9 @@ class KernelPort(Protocol):
 
     def read_service(self, key: pyipvs.ServiceKey) -> KernelService | None:
         """One service as it is now, None when it is not there."""
+
+    def scan(self) -> Iterator[Entry]:
+        """The whole table with its counters, service by service, for who does other things in between."""
 
     def probe(self) -> Mapping[pyipvs.ServiceKey, bytes]:
         """For every service a value that changes when it or its destinations (not a counter) change: cheap."""
@@ -212,6 +217,18 @@ class Snapshot:
         return self.tell_status()
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The kernel's counters as they were at one time; frozen, replaced whole."""
+
+    at_s: float
+    cost_s: float = 0.0
+    """How long the loop worked for it."""
+    entries: Mapping[pyipvs.ServiceKey, Entry] = field(default_factory=dict)
+    problem: str = ""
+    """Why these are old: the kernel could not be read."""
+
+
 class Core(Protocol):
     """What the web room may ask, from any thread (fulfilled by the bridge). Every call ends within its time limit."""
 
@@ -223,3 +240,9 @@ class Core(Protocol):
 
         `who` says where it came from (`unix`, `tcp 10.0.0.9`). Raises Refused (Invalid, NotFound, Conflict, Unavailable).
         """
+
+    def statistics(self) -> Reading:
+        """The kernel's counters, read first when they are a second old; never raises, an old reading tells its age."""
+
+    def counts(self) -> Counts:
+        """What happened since the start; it goes on changing."""

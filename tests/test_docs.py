@@ -17,6 +17,7 @@ import pyipvs
 from fusisd import drains, nodes
 from fusisd.health import states
 from fusisd.web.v1.services import Services
+from fusisd.web.v1.statistics import StatisticsRoom
 from fusisd.web.v1.table import Table
 from pyipvs import cli
 from pyipvs.testing import FakeKernel
@@ -72,7 +73,8 @@ def test_every_command_and_option_of_pyipvs_is_in_its_row() -> None:
 def test_every_route_of_the_native_api_is_in_its_document() -> None:
     text = (ROOT / "docs" / "api.md").read_text()
     core = MemoryCore()
-    for method, path, _ in [*Services(core).routes(), *Table(core, float).routes()]:
+    rooms = (Services(core), Table(core, float), StatisticsRoom(core, float))
+    for method, path, _ in [row for room in rooms for row in room.routes()]:
         shown = re.sub("<[a-z]+>", "{name}", path)
         assert re.search(rf"`{method}\b[^|]*{re.escape(shown)}`", text), f"{method} {shown}"
 

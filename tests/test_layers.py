@@ -22,6 +22,7 @@ ONLY = {
     "bottle": ("fusisd/web/",),
     "cheroot": ("fusisd/web/",),
     "sqlite3": ("fusisd/store/",),
+    "prometheus_client": ("fusisd/web/collector.py",),
     "time": ("fusisd/daemon.py", "fusisd/web/", "fusisd/ctl/", "pyipvs/netlink.py", "pyipvs/watch.py", "pyipvs/top.py"),
 }
 # Other ways to begin a process, which no import of subprocess gives away.

@@ -6,11 +6,12 @@ Does not: decide, or keep a copy.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyipvs
 from fusisd.ports import KernelDestination, KernelService, KernelTable
 from pyipvs import IPVS, BatchError, Change, DestinationStatus, Failure, ServiceKey, TableProbe
+from pyipvs.ruleset import Entry
 
 # A service nobody else has: tried with each scheduler once. 127.255.255.254 is on no wire, port 9 is discard.
 _TRIAL = ServiceKey.parse("udp/127.255.255.254:9")
@@ -34,6 +35,10 @@ class IpvsKernel:
             return _service(self._ipvs.service(key).service, self._ipvs.destinations(key))
         except pyipvs.ServiceNotFound:
             return None
+
+    def scan(self) -> Iterator[Entry]:
+        """See ports.KernelPort."""
+        return self._ipvs.scan()
 
     def probe(self) -> Mapping[ServiceKey, bytes]:
         """From /proc/net/ip_vs, 8 to 10 times cheaper than a dump (measured 2026-11). The file does not tell the family of

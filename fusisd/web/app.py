@@ -18,9 +18,12 @@ from fusisd.ports import Core
 from fusisd.web.auth import WritePolicy
 from fusisd.web.compat import FIELD_NAMES, JSON_TYPE, Compat, json_response, render
 from fusisd.web.errors import MissingFields, Unauthorized, status_of
+from fusisd.web.metrics import Metrics
+from fusisd.web.requests import Requests
 from fusisd.web.status import Status
 from fusisd.web.v1 import problem
 from fusisd.web.v1.services import Services
+from fusisd.web.v1.statistics import StatisticsRoom
 from fusisd.web.v1.table import Table
 
 log = logging.getLogger(__name__)
@@ -32,9 +35,12 @@ def make_app(core: Core, policy: WritePolicy, clock: Callable[[], float] = time.
     """The WSGI application over `core`; `clock` is the one that the snapshots' times are of."""
     app = Bottle()
     app.default_error_handler = _error_page
+    requests = Requests(clock)
+    requests.watch(app)
     seed, native = _Dialect(_refusal, _failure), _Dialect(problem.refusal, partial(problem.problem, 500))
-    rooms = ((Compat(core), seed), (Status(core, clock), seed), (Services(core), native), (Table(core, clock), native))
-    for room, dialect in rooms:
+    plain = (Compat(core), Status(core, clock), Metrics(core, requests, clock))
+    below_v1 = (Services(core), Table(core, clock), StatisticsRoom(core, clock))
+    for room, dialect in [*((room, seed) for room in plain), *((room, native) for room in below_v1)]:
         for method, path, handler in room.routes():
             # HEAD by name, so that a 405 lists it under Allow
             app.route(path, ["GET", "HEAD"] if method == "GET" else method, _guarded(handler, policy, dialect))

@@ -14,9 +14,13 @@ import pytest
 from fusisd.bridge import Bridge
 from fusisd.commands import AddDestination, AddService, DeleteDestination, DeleteService, Release, SetGlobals
 from fusisd.committer import Committer
+from fusisd.counts import Counts
 from fusisd.door import Door
 from fusisd.errors import Conflict, NotFound, StoreError, Unavailable
 from fusisd.inbox import Beginning, MembersSeen, Told
+from fusisd.kernel.ipvs import IpvsKernel
+from fusisd.ports import Reading
+from fusisd.statistics import Statistics
 from fusisd.store.sqlite import SqliteIntents, SqliteLocal, open_database
 from tests.fusisd.world import WEB_KEY, Daemon, at, member, web
 
@@ -50,7 +54,10 @@ class Whole:
         self.committer = Committer(self.intents, self.local, self.call, intent, {}, self.daemon.clock)
         self.committer.attach(control, Door(control, self.daemon.host))
         control._told = Told(self.committer.gone, self.committer.remember, self.committer.drained, self.committer.paths)
-        self.bridge = Bridge(asyncio.get_running_loop(), control, self.committer, self.daemon.clock)
+        clock, self.counts = self.daemon.clock, Counts()
+        self.statistics = Statistics(IpvsKernel(self.daemon.ipvs, None), clock)
+        loop = asyncio.get_running_loop()
+        self.bridge = Bridge(loop, control, self.committer, self.statistics, self.counts, clock)
         want = self.daemon.host.want
 
         def settle(wanted: Any) -> None:
@@ -147,6 +154,33 @@ def test_a_service_added_again_right_after_its_deletion_stays_ours(whole: Whole)
             await w.committer.submit(AddDestination("web", at(1)), "test")
             assert await w.call(w.local.owned, "service") == {str(WEB_KEY): "web"}
             await w.committer.submit(DeleteService("web"), "test")
+
+    whole.run(scenario)
+
+
+def test_threads_read_the_counters_through_the_bridge_and_the_old_ones_after_its_end(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        await w.committer.submit(AddService(web()), "test")
+        reading = await asyncio.to_thread(w.bridge.statistics)
+        assert set(reading.entries) == {WEB_KEY}
+        assert w.bridge.counts() is w.counts
+        w.bridge.close()
+        w.daemon.clock.now_s += 60
+        assert await asyncio.to_thread(w.bridge.statistics) is reading
+
+    whole.run(scenario)
+
+
+def test_counters_that_cannot_be_had_in_time_are_given_as_they_are(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusisd.bridge.STATISTICS_LIMIT_S", 0.01)
+
+    async def scenario(w: Whole) -> None:
+        async def never() -> Reading:
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+        monkeypatch.setattr(w.statistics, "read", never)
+        assert await asyncio.to_thread(w.bridge.statistics) is w.statistics.last
 
     whole.run(scenario)
 

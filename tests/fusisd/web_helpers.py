@@ -13,8 +13,9 @@ from typing import Any
 
 from fusisd import state
 from fusisd.commands import Command
+from fusisd.counts import Counts
 from fusisd.model import Destination, Intent, Service
-from fusisd.ports import DestinationView, ServiceView, Snapshot
+from fusisd.ports import DestinationView, Reading, ServiceView, Snapshot
 from fusisd.web.server import Limits, Listener, TcpListener, WebServer
 
 TOKEN = "correct-horse-battery-staple"
@@ -28,6 +29,7 @@ class MemoryCore:
         self.intent = Intent()
         self.foreign = foreign
         self.seen: list[tuple[Command, str]] = []
+        self.reading, self.counted = Reading(0.0), Counts()
         self.published = Snapshot(0, time.monotonic(), foreign, tell_status=lambda: {"ok": True})
 
     def snapshot(self) -> Snapshot:
@@ -47,6 +49,12 @@ class MemoryCore:
             lambda: {"ok": True},
         )
         return self.published
+
+    def statistics(self) -> Reading:
+        return self.reading
+
+    def counts(self) -> Counts:
+        return self.counted
 
 
 def _view(service: Service) -> ServiceView:
