@@ -6,7 +6,7 @@ FUZZ_S ?= 300
 LAB := $(PYTHON) -m tests.lab.run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf fuzz soak clean
+.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf bench-metrics fuzz soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -54,7 +54,12 @@ bench-core: setup ## what fusisd's core costs at 10,000 destinations, in the lab
 bench-serf: setup ## what a Serf cluster of 5,000 members and a storm of 30,000 events cost, on a scripted agent: half a minute
 	@$(PYTHON) -m tests.bench.serf
 
+bench-metrics: setup ## what a scrape of /metrics costs at 5,000 destinations, here on a fake kernel and in the lab: two minutes
+	@$(PYTHON) -m tests.bench.metrics
+	@$(LAB) --mem 1G --timeout 900 -- $(PYTHON) -m tests.bench.metrics
+
 soak: setup ## half an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 300 machines; 150 Serf agents here
+	@tests/promtool
 	@AGENTS=150 $(PYTHON) -m pytest -s -p no:cacheprovider tests/serf/test_crowd.py
 	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 MACHINES=300 METHODS=all \
 	    $(PYTHON) -m pytest -s -p no:cacheprovider tests/kernel/test_soak.py tests/kernel/test_growth.py tests/kernel/test_campaign.py \
