@@ -98,7 +98,7 @@ class Keyring:
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
-            log.warning("%s cannot be read (%s): made anew from the key file", self.path, type(error).__name__)
+            log.warning("keyring made anew from the key file path=%s reason=%s", self.path, type(error).__name__)
             return []
         return found if isinstance(found, list) and all(isinstance(key, str) for key in found) else []
 

@@ -97,7 +97,7 @@ class ManagedAgent:
         if self.pid() is not None:
             if not another:
                 return False
-            log.warning("the key file has another gossip key than before: the Serf agent leaves and is started anew")
+            log.warning("another gossip key in the key file than before so that the Serf agent leaves and is started anew")
             await self.stop()
         binary = shutil.which("serf")
         if binary is None:

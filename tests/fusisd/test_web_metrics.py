@@ -19,12 +19,12 @@ from fusisd.commands import Command
 from fusisd.counts import Counts
 from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged
 from fusisd.kernel.ipvs import IpvsKernel
-from fusisd.model import CheckKind, CheckSpec, Intent
+from fusisd.model import Intent
 from fusisd.ports import Reading, Snapshot
 from fusisd.web.app import make_app
 from fusisd.web.auth import WritePolicy
 from tests.fusisd.web_helpers import TOKEN, Answer, call
-from tests.fusisd.world import UP, WEB_KEY, Daemon, at, check, down, member, web
+from tests.fusisd.world import ALONE, UP, WEB_KEY, Daemon, alone, at, down, member, web
 
 ROOT = Path(__file__).parents[2]
 OURS = frozenset({WEB_KEY})
@@ -60,10 +60,10 @@ def core() -> LiveCore:
     """Two operators' servers, one of them down, one of Serf's, and somebody else's service."""
     core = LiveCore()
     daemon = core.daemon
-    service = web(destinations={"d1": at(1, weight=3), "d2": at(2)}, check=CheckSpec(CheckKind.TCP))
+    service = web(destinations={"d1": at(1, weight=3), "d2": at(2)}, check=ALONE)
     daemon.turn(Committed(Intent({"web": service}, 1), OURS), MembersSeen((member(3),)))
-    daemon.turn(ProbeChanged(check(1), UP), ProbeChanged(check(3), UP))
-    daemon.turn(ProbeChanged(check(2), down(daemon.clock.now_s)))
+    daemon.turn(ProbeChanged(alone(1), UP), ProbeChanged(alone(3), UP))
+    daemon.turn(ProbeChanged(alone(2), down(daemon.clock.now_s)))
     daemon.ipvs.add_service("tcp/10.9.9.9:443", scheduler="rr")
     daemon.ipvs.add_destination("tcp/10.9.9.9:443", "10.9.9.10:443", method="route")
     daemon.clock.now_s += 2
@@ -189,7 +189,7 @@ def test_the_text_of_the_table_is_kept_until_there_is_another(core: LiveCore) ->
     assert samples(scrape(app).body.decode())["fusis_service_connections_total{service=web}"] == 9
     core.read()
     assert samples(scrape(app).body.decode())["fusis_service_connections_total{service=web}"] == 10
-    core.daemon.turn(ProbeChanged(check(1), down(core.daemon.clock.now_s)))
+    core.daemon.turn(ProbeChanged(alone(1), down(core.daemon.clock.now_s)))
     assert samples(scrape(app).body.decode())["fusis_destination_weight{destination=d1,service=web}"] == 0
 
 
