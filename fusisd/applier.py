@@ -6,19 +6,16 @@ plan asks for it no more. Does not: decide what to do, or know the world.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyipvs
 from fusisd import plan
+from fusisd.journal import Journal
 from fusisd.ports import KernelPort
 from pyipvs import Change, ServiceKey
 
-log = logging.getLogger(__name__)
-
 AT_ONCE = 500  # operations in one call: some ten milliseconds in which the loop answers nobody
-LOGGED = 50  # operations of one turn that get a line of their own
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -47,9 +44,9 @@ class Done:
 class Applier:
     """Applies; remembers refusals. Lives on the loop."""
 
-    def __init__(self, kernel: KernelPort, clock: Callable[[], float]) -> None:
-        """`clock` is monotonic seconds."""
-        self._kernel, self._clock = kernel, clock
+    def __init__(self, kernel: KernelPort, clock: Callable[[], float], journal: Journal) -> None:
+        """`clock` is monotonic seconds; the `journal` is told what was made and what was refused."""
+        self._kernel, self._clock, self._journal = kernel, clock, journal
         self._refusals: dict[plan.OpKey, Refusal] = {}
 
     @property
@@ -78,14 +75,16 @@ class Applier:
         due = [op for op in ops if self._is_due(op, now_s)] if self._refusals else list(ops)
         services = [op for op in due if isinstance(op.change, pyipvs.AddService)]
         tried, failures = self._batches(services, until_s)
-        bad = {failure.change.key for failure in failures}
-        others = [op for op in due[len(services) :] if op.change.key not in bad]
+        unmade = {failure.change.key for failure in failures}
+        others = [op for op in due[len(services) :] if op.change.key not in unmade]
         if tried == len(services):
             more, failures_then = self._batches(others, until_s)
             tried, failures = tried + more, [*failures, *failures_then]
         ready = services + others
-        lost = {key for failure in failures if (key := self._refused(failure, now_s)) is not None}
-        made = self._log(ready[:tried], failures)
+        failed = {id(failure.change): failure for failure in failures}
+        bad = [op for op in ready[:tried] if id(op.change) in failed] if failed else []
+        lost = {key for op in bad if (key := self._refused(op, failed[id(op.change)], now_s)) is not None}
+        made = self._made([op for op in ready[:tried] if id(op.change) not in failed] if failed else ready[:tried])
         left, touched = ({op.change.key for op in part} for part in (ready[tried:], ready[:tried]))
         suspect = frozenset(failure.change.key for failure in failures)
         refused = [failure.change for failure in failures]
@@ -112,28 +111,23 @@ class Applier:
         for gone in [key for key in self._refusals if key[1] in planned and key not in asked]:
             del self._refusals[gone]
 
-    def _refused(self, failure: pyipvs.Failure, now_s: float) -> ServiceKey | None:
+    def _refused(self, op: plan.Op, failure: pyipvs.Failure, now_s: float) -> ServiceKey | None:
         """Note a refusal; the key when a service exists that we did not make: between our look and our try somebody
         else did, so it is theirs."""
-        key = plan.key_of(failure.change)
+        key = op.key
         known = self._refusals.get(key)
         count, reason = known.count + 1 if known else 1, str(failure.error)
         self._refusals[key] = Refusal(count, now_s + RETRY_S[min(count, len(RETRY_S)) - 1], reason)
         if known is None or known.reason != reason:
-            log.error("operation refused op=%s reason=%s", failure.change, reason)
+            self._journal.refused(op, reason)
         exists = isinstance(failure.change, pyipvs.AddService) and isinstance(failure.error, pyipvs.AlreadyExists)
         return failure.change.key if exists else None
 
-    def _log(self, ops: Sequence[plan.Op], failures: Sequence[pyipvs.Failure]) -> list[Change]:
-        """A line for each that was made, but not for thousands; the changes made."""
-        bad = {id(failure.change) for failure in failures}
-        made = [op for op in ops if id(op.change) not in bad]
-        for number, op in enumerate(made):
-            if self._refusals:
-                self._refusals.pop(op.key, None)
-            log.log(logging.INFO if number < LOGGED else logging.DEBUG, "operation op=%s reason=%s", op, op.reason)
-        if len(made) > LOGGED:
-            log.info("operations that only log level debug shows count=%d", len(made) - LOGGED)
+    def _made(self, made: Sequence[plan.Op]) -> list[Change]:
+        """The changes of these, which were carried out."""
+        for op in made if self._refusals else ():
+            self._refusals.pop(op.key, None)
+        self._journal.ops(made)
         return [op.change for op in made]
 
 

@@ -18,6 +18,7 @@ from fusisd.committer import Committer
 from fusisd.control import Control
 from fusisd.counts import Counts
 from fusisd.errors import Unavailable
+from fusisd.events import Ring
 from fusisd.inbox import Refresh
 from fusisd.ports import Reading, Snapshot
 from fusisd.statistics import Statistics
@@ -98,6 +99,11 @@ class Bridge:
             raise Unavailable(
                 "the loop or the store is busy; look before you ask again whether the change was made"
             ) from None
+
+    @property
+    def events(self) -> Ring:
+        """See ports.Core."""
+        return self._control.journal.ring
 
     async def _refreshed(self) -> Snapshot:
         waiter: asyncio.Future[Snapshot] = self._loop.create_future()

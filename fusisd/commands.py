@@ -112,6 +112,13 @@ class Pause:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Take this balancer out: its VIPs leave the host, the kernel's table stays; `withdrawn` False takes it back."""
+
+    withdrawn: bool = True
+
+
 Command = (
     AddService
     | UpdateService
@@ -125,4 +132,5 @@ Command = (
     | Release
     | SetGlobals
     | Pause
+    | Withdraw
 )

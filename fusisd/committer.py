@@ -156,7 +156,7 @@ class Committer:
         try:
             revision = await self._store_call(self._write, change, batch.notes, fresh)
         except (StoreError, Conflict) as error:
-            log.error("cannot store reason=%s", error)
+            self._owner().journal.tell("store", "cannot store what was asked for", logging.ERROR, cause=str(error))
             for waiting in batch.accepted:
                 _refuse(waiting, Unavailable(f"the change was not stored and not applied: {error}"))
             return
@@ -164,11 +164,19 @@ class Committer:
         self._claimed.update(fresh)
         self._claimed -= batch.notes.let_go
         for waiting in batch.accepted:
-            log.info("accepted command=%s who=%s revision=%d", _describe(waiting.command), waiting.who, revision)
+            self._tell(waiting, revision)
         answers = tuple(waiting.answer for waiting in batch.accepted)
         let_go = frozenset(batch.notes.let_go)
-        paused = batch.notes.paused_until_s
-        self._owner().enter(Committed(self._intent, frozenset(claimed), answers, let_go, self._drains, paused))
+        here = (batch.notes.paused_until_s, batch.notes.withdrawn)
+        self._owner().enter(Committed(self._intent, frozenset(claimed), answers, let_go, self._drains, *here))
+
+    def _tell(self, waiting: Waiting, revision: int) -> None:
+        command = waiting.command
+        service, destination = state.service_of(command) or "", state.destination_of(command) or ""
+        text = f"{_described(command)} revision={revision}"
+        cause = "its drain is over" if isinstance(command, EndDrain) else ""
+        tell = self._owner().journal.tell
+        tell("accepted", text, service=service, destination=destination, who=waiting.who, cause=cause)
 
     def _checked(self, items: list[Waiting]) -> Batch:
         """What becomes of the intent and the notes; whoever is refused is answered."""
@@ -249,8 +257,7 @@ def _refuse(waiting: Waiting, error: Refused) -> None:
         waiting.answer.set_exception(error)
 
 
-def _describe(command: Command) -> str:
-    """A line for the log."""
-    fields = [getattr(command, name, None) for name in ("name", "service", "destination", "drain_s", "seconds")]
-    words = [str(getattr(value, "name", value)) for value in fields if value is not None]
-    return " ".join([type(command).__name__, *words])
+def _described(command: Command) -> str:
+    """A command in a few words: what it is, and its figures."""
+    found = ((name, getattr(command, name, None)) for name in ("drain_s", "seconds", "withdrawn"))
+    return " ".join([type(command).__name__, *(f"{name}={value}" for name, value in found if value is not None)])

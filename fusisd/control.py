@@ -27,6 +27,7 @@ from fusisd.commands import EndDrain
 from fusisd.counts import Counts
 from fusisd.drains import DrainKey
 from fusisd.inbox import Beginning, Committed, MembersSeen, PathsNoted, ProbeChanged, Refresh, SerfState, Told, Value
+from fusisd.journal import Journal
 from fusisd.look import Look
 from fusisd.model import CheckTarget, Health, HostSeen, HostWanted, Intent
 from fusisd.ports import ChecksPort, HostPort, KernelPort, KernelService, KernelTable, Snapshot
@@ -55,18 +56,20 @@ class Control:
         beginning: Beginning,
         told: Told,
         counts: Counts | None = None,
+        journal: Journal | None = None,
     ) -> None:
-        """`clock` is monotonic seconds; `counts` is written by others, too."""
+        """`clock` is monotonic seconds; `counts` is written by others, too; the `journal` is told what happens."""
+        self.journal = journal or Journal(clock)
         self._kernel, self._host, self._checks, self._clock, self._told = kernel, host, checks, clock, told
         nodes, owned = membership.recalled(beginning.remembered, clock()), beginning.owned | beginning.paths.keys()
-        begun = World(beginning.intent, nodes, owned=owned, drains=beginning.drains)
+        begun = World(beginning.intent, nodes, owned=owned, drains=beginning.drains, withdrawn=beginning.withdrawn)
         self._world = replace(begun, host=HostSeen(beginning.vips), offers=target.offered(nodes), policy=beginning.policy)
         self._marks = marks.Marks(beginning.paths, beginning.path_marks)
         self._remembered, self._memory = nodes, membership.memory(nodes)
         self._awaiting_serf = beginning.serf_expected
         self._serf_problem = "not connected yet" if beginning.serf_expected else ""
         self._targets, self._views, self._look = targets.Targets(), views.Views(), Look(kernel, clock)
-        self._applier = Applier(kernel, clock)
+        self._applier = Applier(kernel, clock, self.journal)
         self._host_wanted: HostWanted | None = None
         self._checks_wanted: frozenset[CheckTarget] = self._targets.checks
         self._touched: set[str] = set()
@@ -187,7 +190,7 @@ class Control:
     # Values into the world.
 
     def _fold(self, values: Iterable[Value], now_s: float) -> None:
-        health: dict[CheckTarget, Health] = {}
+        found: list[tuple[CheckTarget, Health]] = []
         for value in values:
             match value:
                 case Committed():
@@ -198,7 +201,7 @@ class Control:
                 case MembersSeen(members):
                     before = self._world.nodes
                     self._take(fold.members(self._world, members, now_s))
-                    views.log_node_changes(before, self._world.nodes)
+                    self.journal.nodes(before, self._world.nodes)
                     self._pending |= self.owned if self._awaiting_serf else frozenset()
                     self._awaiting_serf = False
                 case PathsNoted(rows, problem):
@@ -206,15 +209,18 @@ class Control:
                     self._world = replace(self._world, owned=self.owned | keys)
                     self._pending |= keys
                 case SerfState(problem):
+                    self.journal.serf(self._serf_problem, problem)
                     self._serf_problem = problem
-                case ProbeChanged(check, found):
-                    views.log_health(check, self._world.health.get(check), found)
-                    health[check] = found
+                case ProbeChanged(check, health):
+                    found.append((check, health))
                 case HostSeen():
+                    self.journal.host(self._world.host, value, self._world.withdrawn)
                     self._pending |= self.owned if self._world.host.vips != value.vips else frozenset()
                     self._take(fold.host(self._world, value, self._targets.services))
-        if health:
-            self._take(fold.health(self._world, health, self._targets.watchers(health)))
+        if found:
+            checks = dict(found)
+            self.journal.health(self._world.health, found, self._targets.places(checks))
+            self._take(fold.health(self._world, checks, self._targets.watchers(checks)))
 
     def _take(self, folded: fold.Folded) -> None:
         self._world, touched = folded
@@ -225,11 +231,9 @@ class Control:
         seen = self._look.again(now_s, asked, self._targets.draining())
         if not seen:
             return
-        before = self._world.table
-        for key in self.owned.intersection(seen):
-            if not look.alike(before.get(key), seen[key]):
-                self._counts.drift += 1
-                log.warning("drift service=%s kernel_has=%s", key, look.told(seen[key]))
+        for key in look.drifted(self._world.table, seen, self.owned):
+            self._counts.drift += 1
+            self.journal.drift(self._targets.name_of(key), key, look.told(seen[key]))
         self._take(fold.kernel(self._world, seen))
         self._pending |= self.owned.intersection(seen)
         self._targets.look_at_foreign(self._world)
@@ -240,6 +244,7 @@ class Control:
         """Bring the target up to date, apply the difference, tell the others, publish."""
         until_s = now_s + TURN_BUDGET_S if until_s is None else until_s
         self._touched |= self._targets.due(now_s)
+        self._targets.withdraw(self._world.withdrawn)
         self._build(now_s, until_s)
         self._follow_paths(now_s)
         left = self._apply(stamps, now_s, until_s)
@@ -250,7 +255,7 @@ class Control:
         self._tell_drained(now_s)
         self._keep_memory()
         self._publish(now_s)
-        self._answer(left, now_s)
+        self._answers.give(self.snapshot, not left and self._world.host.settled, now_s)
 
     def _build(self, now_s: float, until_s: float) -> None:
         """The target of what was touched, a few services at a time as long as there is time."""
@@ -373,12 +378,9 @@ class Control:
         facts = {**self._facts, "serf_connected": not self._serf_problem, "checks": self._checks.figures}
         facts["path_checks"] = self._marks.shown(self._world)
         built, reasons = self._targets, self._applier.reasons()
-        known = views.Known(self._world, built.target, reasons, tuple(problems), self._counts, facts, built.waking, held)
+        told = (tuple(problems), self._counts, facts, built.waking, held, self._marks.services)
+        known = views.Known(self._world, built.target, reasons, *told)
         self.snapshot = self._views.snapshot(known, self.snapshot.generation + 1, now_s)
-
-    def _answer(self, left: bool, now_s: float) -> None:
-        """Answer the commands whose change is there, or whose time is up."""
-        self._answers.give(self.snapshot, not left and self._world.host.settled, now_s)
 
 
 def _some(names: Iterable[T], size: Callable[[T], int]) -> list[T]:

@@ -36,6 +36,7 @@ from fusisd.health.asking import DIRECT, Way
 from fusisd.health.monitor import Monitor
 from fusisd.health.probes import probe
 from fusisd.inbox import Beginning, MembersSeen, ProbeChanged, SerfState, Told
+from fusisd.journal import Journal
 from fusisd.kernel import addresses
 from fusisd.kernel.cleanup import cleanup
 from fusisd.kernel.command import CommandError
@@ -126,7 +127,8 @@ class Daemon:
             stores.intents, stores.local, self._store_call, beginning.intent, dict(beginning.drains), clock
         )
         told = Told(committer.gone, committer.remember, committer.drained, committer.paths)
-        control = Control(kernel, host, monitor, clock, beginning, told, self._counts)
+        epoch = f"{time.time_ns() // 1_000_000:x}"
+        control = Control(kernel, host, monitor, clock, beginning, told, self._counts, Journal(clock, time.time, epoch))
         self._control = control
         committer.attach(control, Door(control, host))
         control.start(await self._claim_missing(control, stores))
@@ -164,6 +166,7 @@ class Daemon:
             remembered = await self._store_call(local.remembered)
             drains = drains_of(await self._store_call(local.owned, "drain"))
             paused = await self._store_call(local.owned, "pause")
+            withdrawn = await self._store_call(local.owned, "withdraw")
             noted = await self._store_call(local.owned, "path")
             vips = frozenset(await self._store_call(local.owned, "vip"))
         except StoreError as error:
@@ -173,7 +176,8 @@ class Daemon:
         until_s = float(paused.get("until", "0"))
         config, facts, paths = self._config, self._facts(own), paths_of(noted)
         known = (drains, until_s, vips, paths, config.path_marks)
-        beginning = Beginning(intent, keys, remembered, expected, *known, facts, config.policy)
+        out = withdrawn.get("withdrawn") == "true"
+        beginning = Beginning(intent, keys, remembered, expected, *known, facts, config.policy, out)
         return Stores(intents, local, beginning)
 
     async def _claim_missing(self, control: Control, stores: Stores) -> frozenset[ServiceKey]:
@@ -219,7 +223,6 @@ class Daemon:
                 await self._follow_serf(own)
             except (SupervisorError, SerfError, OSError) as error:
                 self._enter(SerfState(str(error)))
-                log.error("serf failed reason=%s next_try_s=%.0f", error, SERF_RETRY_S)
             await asyncio.sleep(SERF_RETRY_S)
 
     async def _follow_serf(self, own: list[str]) -> None:
@@ -278,7 +281,6 @@ class Daemon:
         self._enter(MembersSeen(seen.members))
 
     def _serf_lost(self, lost: SerfLost) -> None:
-        log.warning("serf lost reason=%s", lost.reason)
         self._enter(SerfState(lost.reason))
 
 

@@ -26,7 +26,8 @@ def committed(world: World, value: Committed) -> Folded:
     touched |= {service for service, _ in drains.keys() ^ world.drains.keys()}
     same = value.claimed <= world.owned and not value.let_go
     owned = world.owned if same else (world.owned | value.claimed) - value.let_go
-    return replace(world, intent=value.intent, owned=owned, drains=drains), touched
+    withdrawn = world.withdrawn if value.withdrawn is None else value.withdrawn
+    return replace(world, intent=value.intent, owned=owned, drains=drains, withdrawn=withdrawn), touched
 
 
 def members(world: World, seen: Iterable[membership.Member], now_s: float) -> Folded:

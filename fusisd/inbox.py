@@ -22,7 +22,8 @@ from pyipvs import ServiceKey
 @dataclass(frozen=True, slots=True)
 class Committed:
     """Durable intent; the service keys claimed with it, and those let go (their kernel services stay as they are); the
-    drains that run; until when nothing may be changed; and who waits for the turn that contains it."""
+    drains that run; until when nothing may be changed; whether this balancer is withdrawn; and who waits for the turn
+    that contains it."""
 
     intent: Intent
     claimed: frozenset[ServiceKey] = frozenset()
@@ -30,6 +31,7 @@ class Committed:
     let_go: frozenset[ServiceKey] = frozenset()
     drains: Mapping[DrainKey, Drain] | None = None
     paused_until_s: float | None = None
+    withdrawn: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class Beginning:
     """What the status shows as it is: version, interface, Serf's address."""
     policy: Policy = Policy()
     """Who may join."""
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

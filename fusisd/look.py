@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from fusisd.ports import KernelPort, KernelService, KernelTable
 from pyipvs import Family, ServiceKey
@@ -118,6 +118,13 @@ class Look:
         found = self._read(keys, until_s)
         self._round = deque(keys)
         return found
+
+
+def drifted(
+    table: KernelTable, seen: Mapping[ServiceKey, KernelService | None], owned: frozenset[ServiceKey]
+) -> Iterator[ServiceKey]:
+    """The services of ours that the kernel has otherwise than we knew: somebody else changed them."""
+    return (key for key in owned.intersection(seen) if not alike(table.get(key), seen[key]))
 
 
 def alike(known: KernelService | None, seen: KernelService | None) -> bool:

@@ -338,6 +338,13 @@ class HostWanted:
     """Services that are not ours are in the kernel too: what is namespace-wide concerns them."""
     paths: frozenset[Path] = frozenset()
     """The answers of path checks on these must be let in."""
+    withdrawn: bool = False
+    """None of the VIPs is to stand on the interface for now; everything else is."""
+
+    @property
+    def standing(self) -> frozenset[str]:
+        """The VIPs to have on the interface now."""
+        return frozenset() if self.withdrawn else self.vips
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,3 +366,5 @@ class HostSeen:
     """The last wish was worked off (with or without failures)."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Since the start: address events heeded, and others' hands undone."""
+    taken: frozenset[str] = frozenset()
+    """VIPs of ours that somebody had taken away, and that were put back by this look."""

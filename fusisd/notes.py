@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fusisd import state
-from fusisd.commands import Command, DeleteDestination, Pause, Release
+from fusisd.commands import Command, DeleteDestination, Pause, Release, Withdraw
 from fusisd.drains import Drain, DrainKey
 from fusisd.errors import Invalid
 from fusisd.model import Intent, Masquerade, Path, Service, checked_address
@@ -25,12 +25,14 @@ from pyipvs import Protocol, ServiceKey
 
 @dataclass(slots=True)
 class Notes:
-    """Rows to claim before the intent is stored and to release after it, by kind; keys let go; the end of a pause."""
+    """Rows to claim before the intent is stored and to release after it, by kind; keys let go; the end of a pause; whether
+    the balancer is withdrawn from now on (None: as before)."""
 
     claims: dict[str, dict[str, str]] = field(default_factory=dict)
     releases: dict[str, list[str]] = field(default_factory=dict)
     let_go: set[ServiceKey] = field(default_factory=set)
     paused_until_s: float | None = None
+    withdrawn: bool | None = None
 
 
 def take(notes: Notes, command: Command, before: Intent, target: Target, now_s: float) -> None:
@@ -39,6 +41,9 @@ def take(notes: Notes, command: Command, before: Intent, target: Target, now_s: 
         case Pause(seconds):
             notes.paused_until_s = now_s + seconds if seconds > 0 else 0.0
             notes.claims["pause"] = {"until": repr(notes.paused_until_s)}
+        case Withdraw(withdrawn):
+            notes.withdrawn = withdrawn
+            notes.claims["withdraw"] = {"withdrawn": json.dumps(withdrawn)}
         case Release(name):
             _release(notes, before, name, target)
 

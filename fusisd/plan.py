@@ -38,10 +38,12 @@ _ORDER: Mapping[type[Change], int] = {
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One change to the kernel's table and why it is made."""
+    """One change to the kernel's table, why it is made, and the names of what it is of ("" where it has none)."""
 
     change: Change
     reason: str = ""
+    service: str = ""
+    destination: str = ""
 
     @property
     def key(self) -> OpKey:
@@ -121,23 +123,25 @@ def _still_announced(key: ServiceKey, bounds: Bounds) -> bool:
 
 def _service_ops(key: ServiceKey, wanted: TargetService, seen: KernelService | None, keep_unknown: bool) -> Iterator[Op]:
     if seen is None:
-        yield Op(pyipvs.AddService(wanted.service), f"service {wanted.name} is wanted")
+        yield Op(pyipvs.AddService(wanted.service), f"service {wanted.name} is wanted", wanted.name)
         seen = KernelService(wanted.service)
     elif seen.service != wanted.service:
-        yield Op(pyipvs.UpdateService(wanted.service), f"the kernel has {_settings(seen.service)}")
+        yield Op(pyipvs.UpdateService(wanted.service), f"the kernel has {_settings(seen.service)}", wanted.name)
     verdicts = wanted.destinations()
     for at, verdict in verdicts.items():
         there = seen.destinations.get(at)
         if there is None:
-            yield Op(pyipvs.AddDestination(key, verdict.as_kernel()), _why(verdict))
+            yield Op(pyipvs.AddDestination(key, verdict.as_kernel()), _why(verdict), wanted.name, _name(verdict))
         elif not _is_so(there.destination, verdict):
-            yield Op(pyipvs.UpdateDestination(key, verdict.as_kernel()), _why(verdict))
+            yield Op(pyipvs.UpdateDestination(key, verdict.as_kernel()), _why(verdict), wanted.name, _name(verdict))
     if seen.destinations.keys() == verdicts.keys():
         return
-    reasons = {v.candidate.destination.key: _why(v) for v in wanted.verdicts}
+    others = {v.candidate.destination.key: v for v in wanted.verdicts}
     for at, there in seen.destinations.items():
-        if at not in verdicts and (at in reasons or not keep_unknown):
-            yield Op(pyipvs.DeleteDestination(key, there.destination), reasons.get(at, "nobody asked for it"))
+        if at in verdicts or (at not in others and keep_unknown):
+            continue
+        reason, name = (_why(others[at]), _name(others[at])) if at in others else ("nobody asked for it", "")
+        yield Op(pyipvs.DeleteDestination(key, there.destination), reason, wanted.name, name)
 
 
 def _is_so(there: pyipvs.Destination, verdict: Verdict) -> bool:
@@ -158,4 +162,8 @@ def _settings(service: pyipvs.Service) -> str:
 
 
 def _why(verdict: Verdict) -> str:
-    return f"{verdict.candidate.destination.name} {verdict.state}" + (f": {verdict.reason}" if verdict.reason else "")
+    return f"{_name(verdict)} {verdict.state}" + (f": {verdict.reason}" if verdict.reason else "")
+
+
+def _name(verdict: Verdict) -> str:
+    return verdict.candidate.destination.name

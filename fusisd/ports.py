@@ -13,6 +13,7 @@ from typing import ParamSpec, Protocol, TypeVar
 import pyipvs
 from fusisd.commands import Command
 from fusisd.counts import Counts
+from fusisd.events import Ring
 from fusisd.model import CheckTarget, Destination, DestinationKey, HostWanted, Intent, Offer, Service
 from pyipvs.ruleset import Entry
 
@@ -136,7 +137,7 @@ class LocalStore(Protocol):
     Rows are tied to this boot and network namespace; rows of another are void.
     Kinds used: `service` (key: name), `vip` (address: interface), `sysctl` (name: previous value), `drain` (see
     control.Drains), `path` (a path check's service: the path), `nat` (masquerade rows of released services, kept), `pause`
-    (`until`: monotonic seconds).
+    (`until`: monotonic seconds), `withdraw` (`withdrawn`: true or false).
     """
 
     def owned(self, kind: str) -> Mapping[str, str]:
@@ -201,6 +202,10 @@ class ServiceView:
         return self.service is not None and self.service.drain_s is not None
 
 
+def _unknown(service: str, destination: str | None) -> None:
+    del service, destination
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What is published for readers: frozen, replaced whole."""
@@ -210,11 +215,16 @@ class Snapshot:
     services: tuple[ServiceView, ...] = ()
     intent: Intent = field(default_factory=Intent)
     tell_status: Callable[[], Mapping[str, object]] = dict
+    tell_why: Callable[[str, str | None], Mapping[str, object] | None] = _unknown
 
     @property
     def status(self) -> Mapping[str, object]:
         """How the daemon is, as plain data ready for JSON; worked out by whoever asks, from what is frozen here."""
         return self.tell_status()
+
+    def why(self, service: str, destination: str | None = None) -> Mapping[str, object] | None:
+        """What a service, or one of its destinations, is and what decided it (why.py), as plain data; None: not there."""
+        return self.tell_why(service, destination)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +248,8 @@ class Core(Protocol):
     def submit(self, command: Command, who: str) -> Snapshot:
         """Make a command durable and run the turn that contains it; the snapshot after it.
 
-        `who` says where it came from (`unix`, `tcp 10.0.0.9`). Raises Refused (Invalid, NotFound, Conflict, Unavailable).
+        `who` says whose it is (`unix`, `tcp 10.0.0.9 token=4f0c31a2`). Raises Refused (Invalid, NotFound, Conflict,
+        Unavailable).
         """
 
     def statistics(self) -> Reading:
@@ -246,3 +257,7 @@ class Core(Protocol):
 
     def counts(self) -> Counts:
         """What happened since the start; it goes on changing."""
+
+    @property
+    def events(self) -> Ring:
+        """What happened; any thread may read it."""

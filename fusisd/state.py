@@ -25,6 +25,7 @@ from fusisd.commands import (
     SetGlobals,
     UpdateDestination,
     UpdateService,
+    Withdraw,
 )
 from fusisd.errors import Conflict, Invalid, NotFound, Stale
 from fusisd.model import SCHEDULERS, Destination, Intent, Service, checked_name, checked_weight
@@ -50,7 +51,7 @@ def apply(intent: Intent, command: Command) -> Intent:
             return _end_drain(intent, name, destination_name)
         case SetGlobals():
             return _set_globals(intent, command)
-        case Pause():
+        case Pause() | Withdraw():
             return intent
         case _:
             name = command.name if isinstance(command, DeleteService) else command.service
@@ -81,8 +82,18 @@ def service_of(command: Command) -> str | None:
             return name
         case AddDestination(name) | UpdateDestination(name) | DeleteDestination(name) | CancelDrain(name) | EndDrain(name):
             return name
-        case SetGlobals() | Pause():
+        case SetGlobals() | Pause() | Withdraw():
             return None
+
+
+def destination_of(command: Command) -> str | None:
+    """The name of the one destination that a command concerns, None for those that concern none, or a whole service."""
+    match command:
+        case AddDestination(_, destination) | UpdateDestination(_, destination):
+            return destination.name
+        case DeleteDestination(_, name) | CancelDrain(_, name) | EndDrain(_, name):
+            return name
+    return None
 
 
 def cannot_forward(key: ServiceKey, destination: Destination) -> str:

@@ -130,6 +130,8 @@ class World:
     no_path: Mapping[Path, str] = field(default_factory=dict)
     """Paths that cannot be checked, and why: there the check of the server's own address decides alone."""
     policy: Policy = Policy()
+    withdrawn: bool = False
+    """An operator took this balancer out: no VIP of ours is wanted on the host, and all else stays."""
 
 
 def offered(nodes: Nodes) -> Mapping[str, tuple[Node, ...]]:
@@ -163,7 +165,8 @@ def host_wanted(services: Mapping[ServiceKey, TargetService], world: World) -> H
     vips = frozenset(service.vip for service in services.values() if service.vip is not None)
     masquerades = frozenset(row for service in services.values() for row in service.masquerades)
     paths = frozenset(path for service in services.values() for path in service.paths)
-    return HostWanted(vips, masquerades, any(key not in world.owned for key in world.table), paths)
+    foreign = any(key not in world.owned for key in world.table)
+    return HostWanted(vips, masquerades, foreign, paths, world.withdrawn)
 
 
 def build_service(service: Service, world: World, now_s: float, before: TargetService | None = None) -> TargetService:

@@ -8,7 +8,7 @@ Does not: decide (target.py does), read a clock, or touch the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from fusisd import target
@@ -45,7 +45,7 @@ class Targets:
         self._drained: dict[str, tuple[DrainKey, ...]] = {}
         self._checks: frozenset[CheckTarget] | None = frozenset()
         self._host: HostWanted | None = HostWanted()
-        self._foreign = False
+        self._foreign = self._withdrawn = False
 
     @property
     def target(self) -> Target:
@@ -66,7 +66,7 @@ class Targets:
             vips = frozenset(parts.vip for parts in self._parts.values() if parts.vip is not None)
             rows = frozenset[Masquerade]().union(*(parts.masquerades for parts in self._parts.values()))
             paths = frozenset[Path]().union(*(parts.paths for parts in self._parts.values()))
-            self._host = HostWanted(vips, rows, self._foreign, paths)
+            self._host = HostWanted(vips, rows, self._foreign, paths, self._withdrawn)
         return self._host
 
     @property
@@ -91,6 +91,21 @@ class Targets:
     def watchers(self, checks: Iterable[CheckTarget]) -> set[str]:
         """The services that any of these checks concerns."""
         return {name for check in checks for name in self._watchers.get(check, ())}
+
+    def places(self, checks: Collection[CheckTarget]) -> dict[CheckTarget, list[tuple[str, str]]]:
+        """The destinations that each of these checks is of, with their services, by name."""
+        places: dict[CheckTarget, list[tuple[str, str]]] = {}
+        for name in self.watchers(checks):
+            for verdict in self.services[self._keys[name]].verdicts:
+                for check in (verdict.candidate.check, verdict.candidate.path):
+                    if check is not None and check in checks:
+                        places.setdefault(check, []).append((name, verdict.candidate.destination.name))
+        return places
+
+    def name_of(self, key: ServiceKey) -> str:
+        """The name of the service of ours with this key, "" when there is none any more."""
+        service = self.services.get(key)
+        return "" if service is None else service.name
 
     def led_to(self, paths: Iterable[Path]) -> set[str]:
         """The services whose destinations any of these paths leads to."""
@@ -130,6 +145,11 @@ class Targets:
         foreign = any(key not in world.owned for key in world.table)
         if foreign is not self._foreign:
             self._foreign, self._host = foreign, None
+
+    def withdraw(self, withdrawn: bool) -> None:
+        """Whether the VIPs are to leave the host; the same again costs nothing."""
+        if withdrawn is not self._withdrawn:
+            self._withdrawn, self._host = withdrawn, None
 
     def _note(self, name: str, after: TargetService | None) -> None:
         """Who watches what, and what is wanted of the host."""

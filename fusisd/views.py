@@ -1,4 +1,4 @@
-"""What readers see, built from what we know: the frozen snapshot and the lines of the log about nodes. Pure but for the log.
+"""What readers see, built from what we know: the frozen snapshot. Pure.
 
 A service of ours shows the names that operators and nodes gave, with the weights that the kernel has; a foreign one shows
 what the kernel shows and no name. A service of ours that is on its way out is shown no more.
@@ -7,24 +7,24 @@ Does not: decide, read a clock, or format JSON (the web rooms do).
 
 from __future__ import annotations
 
-import logging
 import operator
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import NamedTuple
 
+from fusisd import why
 from fusisd.counts import Counts
 from fusisd.drains import Drain
 from fusisd.judge import Verdict
 from fusisd.mappings import changed
-from fusisd.membership import Nodes
-from fusisd.model import CheckTarget, Health, Node, Service
+from fusisd.model import Node, Service
 from fusisd.ports import DestinationView, KernelDestination, KernelService, KernelTable, ServiceView, Snapshot
 from fusisd.target import Target, TargetService, World
 from pyipvs import ServiceKey
 
-log = logging.getLogger(__name__)
+WITHDRAWN = "withdrawn: the VIPs are off this host until fusisctl withdraw --undo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class Known:
     """The services in which something changes with the time alone (a drain's)."""
     held: str = ""
     """Why nothing is changed in the kernel at present; "" = it is."""
+    hidden: Container[ServiceKey] = ()
+    """Services that are ours and nobody's wish: those of path checks."""
 
 
 class Parts(NamedTuple):
@@ -100,7 +102,8 @@ class Views:
             self._parts = parts
             self._views = (*(row.view for row in self._own.values()), *(view for _, view in self._foreign.values()))
         counts = known.counts.copy()
-        return Snapshot(generation, now_s, self._views, world.intent, lambda: _status(known, counts, now_s))
+        tell_why = partial(_why, known, now_s)
+        return Snapshot(generation, now_s, self._views, world.intent, lambda: _status(known, counts, now_s), tell_why)
 
     def _touched(self, parts: Parts, counting: frozenset[str]) -> set[str] | None:
         """The services of ours that may look another way, when that is all that changed; else None."""
@@ -125,7 +128,7 @@ class Views:
 
     def _own_view(self, service: Service, known: Known, now_s: float) -> Shown:
         target, seen = known.target.services.get(service.key), known.world.table.get(service.key)
-        reason = _not_applied(service, target, known)
+        reason = why.not_applied(service, target, known.world, known.refusals, known.held)
         made_of = (service, target, seen, reason)
         before = self._own.get(service.name)
         still = target is None or target.wake_s is None  # nothing in it that counts down
@@ -142,23 +145,6 @@ class Views:
 
 def _changed_or_gone(before: Mapping[ServiceKey, object], after: Mapping[ServiceKey, object]) -> set[ServiceKey]:
     return set() if before is after else changed(before, after) | (before.keys() - after.keys())
-
-
-def log_node_changes(before: Nodes, after: Nodes) -> None:
-    """One line for each node that came, changed its status or offers bad tags."""
-    for name, node in after.items():
-        old = before.get(name)
-        if old is None or old.status is not node.status or old.address != node.address:
-            was = old.status.value if old else None
-            log.info("node name=%s status=%s address=%s was=%s", name, node.status.value, node.address, was)
-        if node.problems and (old is None or old.problems != node.problems):
-            log.warning("node with bad tags name=%s reason=%s", name, "; ".join(node.problems))
-
-
-def log_health(check: CheckTarget, before: Health | None, after: Health) -> None:
-    """One line when a check says something else; another reason for the same is for the debug log."""
-    level = logging.INFO if before is None or before.state is not after.state else logging.DEBUG
-    log.log(level, "check target=%s state=%s reason=%s", check, after.state.value, after.reason)
 
 
 def _own_service(
@@ -180,17 +166,6 @@ def _own_service(
         service=service,
         kernel=seen.service if seen is not None else None,
     )
-
-
-def _not_applied(service: Service, target: TargetService | None, known: Known) -> str:
-    if target is None:
-        return f"{service.key} exists in the kernel and is not ours: adopt it, delete it there, or delete this service"
-    if refusal := known.refusals.get(service.key):
-        return refusal
-    seen = known.world.table.get(service.key)
-    if (seen is None) is not target.over or (seen is not None and seen.service != target.service):
-        return known.held or "not applied yet"
-    return known.world.host.failures.get(f"vip {service.key.address}", "")
 
 
 def _rows(
@@ -260,6 +235,7 @@ def _status(known: Known, counts: Counts, now_s: float) -> dict[str, object]:
     problems += [f"service {t.name}: {t.warning}" for t in known.target.services.values() if t.warning]
     problems += [f"service {name}: its key exists in the kernel and is not ours" for name in known.target.conflicts]
     problems += known.problems
+    problems += [WITHDRAWN] if world.withdrawn else []
     problems += [f"node {node.name}: {text}" for node in world.nodes.values() for text in node.problems]
     return {
         **known.facts,
@@ -267,14 +243,24 @@ def _status(known: Known, counts: Counts, now_s: float) -> dict[str, object]:
         "problems": problems,
         "warnings": list(world.host.warnings),
         "nodes": [_node(node, now_s) for node in world.nodes.values()],
+        "withdrawn": world.withdrawn,
         "vips": sorted(world.host.vips),
         "external_vips": sorted(world.host.external),
         "host": dict(world.host.counts),
         "revision": world.intent.revision,
-        "orphans": sum(key in world.table and key not in known.target.services for key in world.owned),
+        "orphans": sum(key in world.table and not _wanted(key, known) for key in world.owned),
         "drains": [_drain(*key, drain, now_s) for key, drain in world.drains.items() if _still_drains(known, *key)],
         **counts.shown(),
     }
+
+
+def _why(known: Known, now_s: float, service: str, destination: str | None) -> dict[str, object] | None:
+    facts = why.Facts(known.world, known.target, known.refusals, known.held, now_s)
+    return why.of_service(facts, service) if destination is None else why.of_destination(facts, service, destination)
+
+
+def _wanted(key: ServiceKey, known: Known) -> bool:
+    return key in known.target.services or key in known.hidden
 
 
 def _still_drains(known: Known, service: str, name: str | None) -> bool:

@@ -16,6 +16,7 @@ import pytest
 import pyipvs
 from fusisd import drains, nodes
 from fusisd.health import states
+from fusisd.web.v1.events import Events
 from fusisd.web.v1.services import Services
 from fusisd.web.v1.statistics import StatisticsRoom
 from fusisd.web.v1.table import Table
@@ -34,6 +35,7 @@ def usage(module: str, *words: str) -> str:
 
 
 CTL = ("status", "services", "why", "drain", "undrain", "drains", "adopt", "release", "pause", "settings", "export")
+CTL += ("events", "withdraw")
 CTL += ("import", "join-command", "service add", "service edit", "service delete", "destination add", "destination edit")
 CTL += ("serf rotate-key",)
 AGENT = ("run", "status", "drain", "maint", "ready", "weight", "doctor", "undo")
@@ -73,7 +75,7 @@ def test_every_command_and_option_of_pyipvs_is_in_its_row() -> None:
 def test_every_route_of_the_native_api_is_in_its_document() -> None:
     text = (ROOT / "docs" / "api.md").read_text()
     core = MemoryCore()
-    rooms = (Services(core), Table(core, float), StatisticsRoom(core, float))
+    rooms = (Services(core), Table(core, float), StatisticsRoom(core, float), Events(core))
     for method, path, _ in [row for room in rooms for row in room.routes()]:
         shown = re.sub("<[a-z]+>", "{name}", path)
         assert re.search(rf"`{method}\b[^|]*{re.escape(shown)}`", text), f"{method} {shown}"

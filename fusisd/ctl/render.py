@@ -12,13 +12,18 @@ from typing import Any
 
 
 def say(text: str) -> None:
-    """One line."""
-    print(plain(text))
+    """One line, at once."""
+    print(plain(text), flush=True)
 
 
 def say_json(value: object) -> None:
     """As fusisd said it, indented."""
     print(json.dumps(value, indent=2))
+
+
+def say_json_line(value: object) -> None:
+    """In one line, at once, for who reads while it goes on."""
+    print(json.dumps(value), flush=True)
 
 
 def say_raw(text: str) -> None:

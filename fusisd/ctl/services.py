@@ -1,4 +1,4 @@
-"""fusisctl's commands for services: `services`, `service list|show|add|edit|delete`, `why`.
+"""fusisctl's commands for services: `services`, `service list|show|add|edit|delete`.
 
 Does not: know HTTP (client.py does).
 """
@@ -19,10 +19,6 @@ _FIELDS = (*_KEY, *_SETTINGS)
 def declare(commands: words.Commands) -> None:
     """Add the commands of this module."""
     words.command(commands, "services", services, "services and destinations as the kernel has them", "fusisctl services")
-    why_ = words.command(
-        commands, "why", why, "what decided the weight of a destination, or of all of a service", "fusisctl why web/rs1"
-    )
-    why_.add_argument("what", type=words.service_and_destination, metavar="SERVICE[/DESTINATION]")
     nouns = words.group(commands, "service", "services of ours")
     words.command(nouns, "list", list_services, "all services of ours", "fusisctl service list")
     show = words.command(nouns, "show", show_service, "one service and its destinations", "fusisctl service show web")
@@ -149,29 +145,4 @@ def tell_removed(answer: Any, name: str, options: argparse.Namespace) -> int:
         render.say_json(answer)
     else:
         render.say(f"{name} is gone" if answer is None else f"{name} drains; fusisctl drains shows how far it is")
-    return 0
-
-
-def why(client: Client, options: argparse.Namespace) -> int:
-    """State, reason and weights."""
-    name, only = options.what
-    service = client.get_object(place(name), "status")
-    found = service["status"]["destinations"]
-    if only is not None:
-        client.get(place(name, only))  # says what is wrong when there is none such
-        found = {only: found[only]}
-    if options.json:
-        render.say_json(found)
-        return 0
-    if only is None and service["status"]["reason"]:
-        render.say(f"{name}: {service['status']['reason']}")
-    for destination, row in found.items():
-        render.say(f"{name}/{destination} {render.endpoint(row['address'], row['port'])} by {row['method']}")
-        render.say(f"  state   {row['state']}{': ' if row['reason'] else ''}{row['reason']}")
-        render.say(f"  weight  {render.weights(row)}")
-        asked = service["destinations"].get(destination)
-        render.say(f"  asked   by {row['origin']}" + (f", weight {asked['weight']}" if asked else ""))
-        render.say(f"  conns   {row['active']} active, {row['inactive']} inactive")
-        if row["drain_left_s"] is not None:
-            render.say(f"  drain   cut in {row['drain_left_s']:.0f} s at the latest")
     return 0

@@ -1,4 +1,4 @@
-"""fusisctl's commands for the table as a whole: `adopt`, `release`, `pause`, `settings`, `export`, `import`.
+"""fusisctl's commands for the table as a whole: `adopt`, `release`, `pause`, `withdraw`, `settings`, `export`, `import`.
 
 Does not: know HTTP (client.py does).
 """
@@ -29,6 +29,9 @@ def declare(commands: words.Commands) -> None:
     pause_ = words.command(commands, "pause", pause, "change nothing in the kernel for a while", "fusisctl pause 300")
     pause_.add_argument("seconds", nargs="?", type=words.whole_seconds, metavar="SECONDS")
     pause_.add_argument("--end", action="store_true", help="end a pause")
+    text = "take this balancer out: its VIPs leave the host, the kernel's table stays"
+    withdraw_ = words.command(commands, "withdraw", withdraw, text, "fusisctl withdraw")
+    withdraw_.add_argument("--undo", action="store_true", help="put its VIPs back")
     example = "fusisctl settings --range 10.0.0.96/27 --tcp-timeout 900"
     settings_ = words.command(commands, "settings", settings, "show or change timeouts and VIP ranges", example)
     for name in _TIMEOUTS:
@@ -77,6 +80,16 @@ def pause(client: Client, options: argparse.Namespace) -> int:
     answer = client.send("POST", "/v1/pause", {"seconds": seconds})
     said = "the pause is over" if options.end else f"nothing is changed in the kernel for {seconds:g} s"
     return _tell(answer, said, options)
+
+
+def withdraw(client: Client, options: argparse.Namespace) -> int:
+    """Take it out, or back; 1 when it is noted and a VIP is there still."""
+    answer = client.send("DELETE" if options.undo else "POST", "/v1/withdraw")
+    left = [] if options.undo else answer["vips"]
+    said = "this balancer is back" if options.undo else "this balancer is withdrawn; fusisctl withdraw --undo ends it"
+    still = f"still on the host: {', '.join(left)} (see fusisctl status)"
+    _tell(answer, f"{said}; {still}" if left else said, options)
+    return 1 if left else 0
 
 
 def settings(client: Client, options: argparse.Namespace) -> int:

@@ -146,9 +146,9 @@ class HostPlumbing:
             failures["addresses"] = str(error)
             await self._masquerade(wanted, audit, failures)
         else:
-            await self._vips.withdraw(wanted.vips, failures)
+            await self._vips.withdraw(wanted.standing, failures)
             await self._masquerade(wanted, audit, failures)
-            taken = await self._vips.put(wanted.vips, failures)
+            taken = await self._vips.put(wanted.standing, failures)
         self._counts["vips_restored"] += len(taken)
         if taken or audit:
             self._fights = self._fights + 1 if taken else 0
@@ -162,6 +162,7 @@ class HostPlumbing:
             no_path=no_path,
             settled=not self._bell.is_set(),
             counts=self.counts,
+            taken=taken & self._vips.ours,
         )
 
     async def _switches(self, rows: Iterable[sysctl.Row], iface: str, failures: Failures) -> None:
@@ -211,7 +212,6 @@ class HostPlumbing:
             if rows == self._nat_applied:
                 if not audit or await self._call(self._nat.intact):
                     return
-                log.warning("nat restored reason=%s", "our chain or the jump to it was changed by somebody")
                 self._counts["nat_restored"] += 1
             elif self._nat_applied is None and not await self._call(self._nat.leftover) and not rows:
                 self._nat_applied = rows
@@ -269,7 +269,7 @@ def purposes(wanted: HostWanted) -> frozenset[When]:
 
 def _dry(wanted: HostWanted) -> HostSeen:
     no_path = dict.fromkeys(wanted.paths, "dry run: nothing is in the kernel")
-    return HostSeen(wanted.vips, masquerades=wanted.masquerades, no_path=no_path)
+    return HostSeen(wanted.standing, masquerades=wanted.masquerades, no_path=no_path)
 
 
 class DryHost:

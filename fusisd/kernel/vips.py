@@ -7,7 +7,6 @@ Does not: decide which are wanted, or when to look (host.py does).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Set
 from functools import partial
 
@@ -15,8 +14,6 @@ from fusisd.errors import FusisError
 from fusisd.kernel import addresses
 from fusisd.kernel.announce import Announcer, announce
 from fusisd.ports import LocalStore, StoreCall
-
-log = logging.getLogger(__name__)
 
 Failures = dict[str, str]
 
@@ -66,7 +63,6 @@ class Vips:
             kept = await self._call(addresses.remove, leaving)
             failures |= {f"vip {vip}": why for vip, why in kept.items()}
             for vip in leaving.keys() - kept.keys():
-                log.info("vip removed vip=%s iface=%s", vip, leaving[vip])
                 self._there[vip] -= {leaving[vip]}
             await self._forget(self._owned.keys() - wanted - kept.keys())
         except FusisError as error:
@@ -78,8 +74,6 @@ class Vips:
         """Add those that are missing, and announce them; those among them that somebody had taken away."""
         missing = sorted(wanted - self._there.keys())
         taken = self._held.intersection(missing)
-        for vip in sorted(taken):
-            log.warning("vip taken away by somebody and put back vip=%s iface=%s", vip, self._iface)
         try:
             await self._add(missing, failures)
         except FusisError as error:
@@ -98,7 +92,6 @@ class Vips:
         failures |= {f"vip {vip}": why for vip, why in refused.items()}
         for vip in missing:
             if vip not in refused:
-                log.info("vip added vip=%s iface=%s", vip, self._iface)
                 self._there[vip] = frozenset({self._iface})
                 self.announcer.begin(vip)
         await self._forget(refused.keys())  # the kernel did not take it from us: if it is there, another was faster

@@ -22,6 +22,7 @@ from fusisd.web.metrics import Metrics
 from fusisd.web.requests import Requests
 from fusisd.web.status import Status
 from fusisd.web.v1 import problem
+from fusisd.web.v1.events import Events
 from fusisd.web.v1.services import Services
 from fusisd.web.v1.statistics import StatisticsRoom
 from fusisd.web.v1.table import Table
@@ -39,7 +40,7 @@ def make_app(core: Core, policy: WritePolicy, clock: Callable[[], float] = time.
     requests.watch(app)
     seed, native = _Dialect(_refusal, _failure), _Dialect(problem.refusal, partial(problem.problem, 500))
     plain = (Compat(core), Status(core, clock), Metrics(core, requests, clock))
-    below_v1 = (Services(core), Table(core, clock), StatisticsRoom(core, clock))
+    below_v1 = (Services(core), Table(core, clock), StatisticsRoom(core, clock), Events(core))
     for room, dialect in [*((room, seed) for room in plain), *((room, native) for room in below_v1)]:
         for method, path, handler in room.routes():
             # HEAD by name, so that a 405 lists it under Allow
@@ -61,7 +62,8 @@ def _guarded(handler: Callable[..., object], policy: WritePolicy, dialect: _Dial
         try:
             if request.method not in ("GET", "HEAD"):
                 environ = request.environ  # bottle's own header reader fails on bytes that are not UTF-8
-                policy.check(str(environ.get("fusis.peer", "")), environ.get("HTTP_AUTHORIZATION"))
+                peer = str(environ.get("fusis.peer", ""))
+                environ["fusis.who"] = policy.check(peer, environ.get("HTTP_AUTHORIZATION"))
             return handler(**names)
         except FusisError as error:
             if status_of(error) == 500:

@@ -33,13 +33,13 @@ class WritePolicy:
         """The policy for a token as `load_or_make_token` returns it."""
         return cls(_hash(token), allow_plaintext_writes)
 
-    def check(self, peer: str, authorization: str | None) -> None:
-        """Let a write pass or raise Forbidden or Unauthorized.
+    def check(self, peer: str, authorization: str | None) -> str:
+        """Let a write pass and say whose it is (`unix`, `tcp 10.0.0.9 token=4f0c31a2`), or raise Forbidden or Unauthorized.
 
         `peer` is `unix` or the client's address, `authorization` the header or None.
         """
         if peer == "unix":
-            return
+            return peer
         if not (self.allow_plaintext_writes or _is_loopback(peer)):
             raise Forbidden(
                 "changes over plain HTTP from another host are off, because the token could be read on the "
@@ -52,6 +52,12 @@ class WritePolicy:
                 "a change over TCP needs the header 'Authorization: Bearer TOKEN' "
                 "with the token from fusisd's state directory"
             )
+        return f"tcp {peer} token={self.fingerprint}"
+
+    @property
+    def fingerprint(self) -> str:
+        """What the token is called in events and in the log: 32 bits of a hash of its hash, which nobody can use."""
+        return _hash(f"fingerprint {self.token_sha256}")[:8]
 
 
 def load_or_make_token(path: str | Path) -> str:

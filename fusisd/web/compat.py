@@ -128,9 +128,8 @@ def json_response(data: bytes, status: int = 200, headers: Mapping[str, str] | N
 
 
 def who(environ: Mapping[str, Any]) -> str:
-    """Where a command comes from, for the log: `unix` or `tcp 10.0.0.9`."""
-    peer = str(environ.get("fusis.peer", ""))
-    return peer if peer == "unix" else f"tcp {peer}"
+    """Whose a command is, for the log and the events, as the write policy found: see WritePolicy.check."""
+    return str(environ["fusis.who"])
 
 
 def service_json(view: ServiceView) -> dict[str, object]:

@@ -145,21 +145,6 @@ def test_waiting_for_a_drain_that_somebody_takes_back_fails(
     assert (status, said, errors.splitlines()[-1]) == (1, "", "fusisctl: web/rs1 was taken back into service")
 
 
-def test_why_tells_state_reason_and_weights(web: Ctl) -> None:
-    status, said, _ = web("why", "web/rs1")
-    assert status == 0
-    assert [" ".join(line.split()) for line in said.splitlines()] == [
-        "web/rs1 10.0.0.11:80 by route",
-        "state up",
-        "weight 1",
-        "asked by operator, weight 1",
-        "conns 0 active, 0 inactive",
-    ]
-    assert list(json.loads(web("why", "web", "--json")[1])) == ["rs1"]
-    assert web("why", "web/rs9") == (1, "", "fusisctl: service web has no destination 'rs9'\n")
-    assert web("why", "mail") == (1, "", "fusisctl: there is no service 'mail'\n")
-
-
 def test_adopt_release_and_pause_are_commands(core: LivelyCore, web: Ctl) -> None:
     assert web("adopt")[1].splitlines()[1].split() == ["tcp/10.9.9.9:80", "sh", "1"]
     assert web("adopt", "tcp/10.9.9.9:80")[0] == 2
@@ -290,4 +275,4 @@ def test_every_command_has_help_with_an_example(ctl: Ctl, capsys: pytest.Capture
 
 
 ONE_WORD = ("status", "services", "join-command", "why", "drain", "undrain", "drains", "adopt", "release", "pause")
-ONE_WORD += ("settings", "export", "import")
+ONE_WORD += ("settings", "export", "import", "events", "withdraw")

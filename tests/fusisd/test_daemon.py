@@ -60,7 +60,7 @@ def test_a_log_as_json_is_one_object_a_line_and_holds_no_secret(dry: Dry) -> Non
     dry.end()
     lines = [line for line in dry.log.read_text().splitlines() if not line.startswith("Listening and serving")]
     events = [json.loads(line)["event"] for line in lines]
-    assert {"dry run", "listening", "accepted", "operation", "turn"} <= set(events)
+    assert {"dry run", "listening", "accepted", "op", "turn"} <= set(events)
     assert (dry.state_dir / "token").read_text().strip() not in dry.log.read_text()
     assert "a-guess" not in dry.log.read_text()
 

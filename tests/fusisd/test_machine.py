@@ -29,6 +29,7 @@ from fusisd.commands import (
     Release,
     UpdateDestination,
     UpdateService,
+    Withdraw,
 )
 from fusisd.counts import Counts
 from fusisd.door import Door
@@ -94,6 +95,7 @@ commands = st.one_of(
     st.builds(CancelDrain, names, st.none() | numbers.map(lambda n: f"d{n}")),
     st.builds(Adopt, names, keys),
     st.builds(Release, names),
+    st.builds(Withdraw, st.booleans()),
 )
 tags = st.sampled_from(["s:web", "s:dns"]).map(lambda tag: {"role": "agent", tag: "80/route/2"}) | st.just({"role": "agent"})
 lists = st.lists(
@@ -114,13 +116,13 @@ class Interface(Host):
 
     def want(self, wanted: HostWanted) -> None:
         served = {entry.service.key.address for entry in self._ipvs.services()}
-        for address in wanted.vips - self.standing:
+        for address in wanted.standing - self.standing:
             assert address in served, f"{address} is announced before its service is in the kernel"
             assert self.ready(address), f"{address} is announced before its service's destinations are in the kernel"
         super().want(wanted)
 
     def seen(self) -> HostSeen:
-        self.standing = self.wanted.vips
+        self.standing = self.wanted.standing
         return super().seen()
 
 
@@ -148,6 +150,7 @@ class Machine(RuleBasedStateMachine):
         self.interface = Interface(self.ipvs)
         self.intent, self.drains = Intent(), dict[DrainKey, Drain]()
         self.noted: set[ServiceKey] = set()
+        self.withdrawn = False
         self.others: dict[str, Any] = {}  # what is not ours, as it must stay
         self.daemon = self.begun(Beginning(serf_expected=False))
 
@@ -272,6 +275,7 @@ class Machine(RuleBasedStateMachine):
         notes.keep_wanted(taken, after)
         changed = targets.touched_by_intent(before, after)
         claimed = frozenset(service.key for name, service in after.services.items() if name in changed)
+        self.withdrawn = self.withdrawn if taken.withdrawn is None else taken.withdrawn
         self.intent = state.replace(after, revision=before.revision + 1)
         self.noted = (self.noted | claimed) - taken.let_go
         if isinstance(command, Adopt):
@@ -279,8 +283,9 @@ class Machine(RuleBasedStateMachine):
         if isinstance(command, Release) and (row := self.table().get(str(before.services[command.name].key))):
             self.others[str(before.services[command.name].key)] = row
         if applied:
+            let_go = frozenset(taken.let_go)
             self.daemon.control.enter(
-                Committed(self.intent, claimed, let_go=frozenset(taken.let_go), drains=dict(self.drains))
+                Committed(self.intent, claimed, (), let_go, dict(self.drains), withdrawn=taken.withdrawn)
             )
             self.daemon.clock.step_s = SLOW_S if slow else 0.0
             self.daemon.control.turn()
@@ -308,8 +313,9 @@ class Machine(RuleBasedStateMachine):
         memory = old.memories[-1] if old.memories else frozenset()
         noted, standing = frozenset(self.noted), self.interface.standing
         stored = Beginning(
-            self.intent, noted, tuple(memory), True, dict(self.drains), vips=standing, paths=dict(old.paths)
-        )
+            self.intent, noted, tuple(memory), True, dict(self.drains), vips=standing, paths=dict(old.paths),
+            withdrawn=self.withdrawn,
+        )  # fmt: skip
         self.daemon = self.begun(stored)
         self.daemon.clock.now_s = old.clock.now_s
         self.daemon.memories.extend(old.memories)
@@ -351,6 +357,11 @@ class Machine(RuleBasedStateMachine):
         wakes = {service.name: service.wake_s for service in built.services.values() if service.wake_s is not None}
         for at_s in (self.daemon.clock(), self.daemon.clock() + LONGEST_S):
             assert control._targets.due(at_s) == {name for name, wake_s in wakes.items() if wake_s <= at_s}
+
+    @invariant()
+    def a_balancer_that_is_withdrawn_has_no_vip(self) -> None:
+        assert self.daemon.control.target.host.withdrawn is self.withdrawn
+        assert not (self.withdrawn and self.interface.standing)
 
     @invariant()
     def the_view_kept_is_what_a_fresh_look_shows(self) -> None:
@@ -407,7 +418,8 @@ class Machine(RuleBasedStateMachine):
         present = {entry.service.key for entry in self.ipvs.services()}
         managed = [service for service in self.intent.services.values() if service.vip_managed and service.key in present]
         assert self.interface.standing <= {service.key.address for service in managed}
-        assert self.interface.standing >= {s.key.address for s in managed if s.announce is Announce.ALWAYS}
+        always = {service.key.address for service in managed if service.announce is Announce.ALWAYS}
+        assert self.withdrawn or self.interface.standing >= always
 
     @invariant()
     def every_drain_is_of_something_and_ends(self) -> None:

@@ -88,7 +88,9 @@ def test_a_service_is_made_and_echoed(core: MemoryCore, app: Any) -> None:
 
 def test_who_asked_over_tcp_is_told_to_the_core(core: MemoryCore, app: Any) -> None:
     call(app, "POST", "/services", SERVICE, "127.0.0.1", HTTP_AUTHORIZATION=f"Bearer {TOKEN}")
-    assert core.seen[0][1] == "tcp 127.0.0.1"
+    token = WritePolicy.for_token(TOKEN).fingerprint
+    assert core.seen[0][1] == f"tcp 127.0.0.1 token={token}"
+    assert (len(token), token in TOKEN) == (8, False)
 
 
 def test_the_same_service_again_is_a_success(app_with_web: Any) -> None:

@@ -19,12 +19,12 @@ from fusisd.commands import Command
 from fusisd.counts import Counts
 from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged
 from fusisd.kernel.ipvs import IpvsKernel
-from fusisd.model import Intent
+from fusisd.model import CheckKind, CheckSpec, Intent
 from fusisd.ports import Reading, Snapshot
 from fusisd.web.app import make_app
 from fusisd.web.auth import WritePolicy
 from tests.fusisd.web_helpers import TOKEN, Answer, call
-from tests.fusisd.world import ALONE, UP, WEB_KEY, Daemon, alone, at, down, member, web
+from tests.fusisd.world import UP, WEB_KEY, Daemon, at, check, down, member, web
 
 ROOT = Path(__file__).parents[2]
 OURS = frozenset({WEB_KEY})
@@ -60,10 +60,10 @@ def core() -> LiveCore:
     """Two operators' servers, one of them down, one of Serf's, and somebody else's service."""
     core = LiveCore()
     daemon = core.daemon
-    service = web(destinations={"d1": at(1, weight=3), "d2": at(2)}, check=ALONE)
+    service = web(destinations={"d1": at(1, weight=3), "d2": at(2)}, check=CheckSpec(CheckKind.TCP))
     daemon.turn(Committed(Intent({"web": service}, 1), OURS), MembersSeen((member(3),)))
-    daemon.turn(ProbeChanged(alone(1), UP), ProbeChanged(alone(3), UP))
-    daemon.turn(ProbeChanged(alone(2), down(daemon.clock.now_s)))
+    daemon.turn(ProbeChanged(check(1), UP), ProbeChanged(check(3), UP))
+    daemon.turn(ProbeChanged(check(2), down(daemon.clock.now_s)))
     daemon.ipvs.add_service("tcp/10.9.9.9:443", scheduler="rr")
     daemon.ipvs.add_destination("tcp/10.9.9.9:443", "10.9.9.10:443", method="route")
     daemon.clock.now_s += 2
@@ -121,6 +121,13 @@ def test_what_is_not_ours_is_there_by_its_key(core: LiveCore) -> None:
     assert not [key for key in found if "state" in key and "10.9.9.9" in key]
 
 
+def test_the_services_of_path_checks_are_not_shown_and_no_orphans(core: LiveCore) -> None:
+    assert [key for key in core.reading.entries if key.mark is not None], "they are in the kernel"
+    text = scrape(app_of(core)).body.decode()
+    assert "fwmark" not in text
+    assert samples(text)["fusis_orphans{}"] == 0
+
+
 def test_no_sample_is_there_twice_and_a_family_is_one_group(core: LiveCore) -> None:
     lines = scrape(app_of(core)).body.decode().splitlines()
     keys = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
@@ -143,7 +150,8 @@ def test_the_controller_tells_of_itself(core: LiveCore) -> None:
     core.daemon.fake.traffic(str(WEB_KEY), "10.0.0.11:80")
     found = samples(scrape(app_of(core)).body.decode())
     assert found["fusis_build_info{version=1.2.3}"] == 1
-    assert found["fusis_operations_total{operation=add destination,result=done}"] == 2
+    added = core.counted.operations["add destination", "done"]
+    assert found["fusis_operations_total{operation=add destination,result=done}"] == added >= 2
     assert found["fusis_store_seconds_bucket{le=0.0025}"] == 0
     assert found["fusis_store_seconds_bucket{le=0.005}"] == found["fusis_store_seconds_count{}"] == 1
     assert found["fusis_reaction_seconds_count{}"] >= 1
@@ -189,7 +197,7 @@ def test_the_text_of_the_table_is_kept_until_there_is_another(core: LiveCore) ->
     assert samples(scrape(app).body.decode())["fusis_service_connections_total{service=web}"] == 9
     core.read()
     assert samples(scrape(app).body.decode())["fusis_service_connections_total{service=web}"] == 10
-    core.daemon.turn(ProbeChanged(alone(1), down(core.daemon.clock.now_s)))
+    core.daemon.turn(ProbeChanged(check(1), down(core.daemon.clock.now_s)))
     assert samples(scrape(app).body.decode())["fusis_destination_weight{destination=d1,service=web}"] == 0
 
 

@@ -115,7 +115,7 @@ def test_a_service_is_made_shown_and_has_a_place_and_a_tag(core: MemoryCore, app
 
 def test_who_asked_is_told_to_the_core(core: MemoryCore, app: Any) -> None:
     call(app, "POST", "/v1/services", WEB, "127.0.0.1", HTTP_AUTHORIZATION=f"Bearer {TOKEN}")
-    assert core.seen[0][1] == "tcp 127.0.0.1"
+    assert core.seen[0][1] == f"tcp 127.0.0.1 token={WritePolicy.for_token(TOKEN).fingerprint}"
 
 
 def test_without_the_token_a_change_is_refused_in_this_room_s_words(core: MemoryCore, app: Any) -> None:

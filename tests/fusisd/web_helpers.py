@@ -6,14 +6,15 @@ import io
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fusisd import state
+from fusisd import state, target, why
 from fusisd.commands import Command
 from fusisd.counts import Counts
+from fusisd.events import Ring
 from fusisd.model import Destination, Intent, Service
 from fusisd.ports import DestinationView, Reading, ServiceView, Snapshot
 from fusisd.web.server import Limits, Listener, TcpListener, WebServer
@@ -30,7 +31,8 @@ class MemoryCore:
         self.foreign = foreign
         self.seen: list[tuple[Command, str]] = []
         self.reading, self.counted = Reading(0.0), Counts()
-        self.published = Snapshot(0, time.monotonic(), foreign, tell_status=lambda: {"ok": True})
+        self.events = Ring("7f")
+        self.published = Snapshot(0, time.monotonic(), foreign, tell_status=lambda: {"ok": True}, tell_why=self._why)
 
     def snapshot(self) -> Snapshot:
         return self.published
@@ -47,6 +49,7 @@ class MemoryCore:
             (*views, *self.foreign),
             self.intent,
             lambda: {"ok": True},
+            self._why,
         )
         return self.published
 
@@ -55,6 +58,11 @@ class MemoryCore:
 
     def counts(self) -> Counts:
         return self.counted
+
+    def _why(self, service: str, destination: str | None) -> Mapping[str, object] | None:
+        world = target.World(self.intent, owned=frozenset(one.key for one in self.intent.services.values()))
+        facts = why.Facts(world, target.build(world, 0.0), {}, "", 0.0)
+        return why.of_service(facts, service) if destination is None else why.of_destination(facts, service, destination)
 
 
 def _view(service: Service) -> ServiceView:

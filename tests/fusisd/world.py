@@ -74,7 +74,7 @@ class Host:
         self.wanted = wanted
 
     def seen(self) -> HostSeen:
-        return HostSeen(self.wanted.vips, masquerades=self.wanted.masquerades, paths=self.wanted.paths)
+        return HostSeen(self.wanted.standing, masquerades=self.wanted.masquerades, paths=self.wanted.paths)
 
     async def answers(self, address: str) -> str:
         return self.neighbours.get(address, "")

@@ -98,9 +98,9 @@ def in_kernel(dry: Dry) -> dict[str, int]:
 
 
 WORSE = re.compile(
-    r" node n(\d+) (?:failed|left|leaving) "
-    r"| check 127\.7\.\d+\.(\d+):\d+ down "
-    r"|fusisd\.applier (?!add )\w+ destination 127\.7\.\d+\.(\d+):"
+    r" node (?:name=)?n(\d+) (?:status=)?(?:failed|left|leaving) "
+    r"| check [^ ]*127\.7\.\d+\.(\d+):.* (?:state=)?down "
+    r"|(?:update|delete) destination 127\.7\.\d+\.(\d+):"
 )
 
 

@@ -1,4 +1,4 @@
-"""The routes of the table as a whole: adopt and release, pause, settings, what is foreign, status, export and import.
+"""The routes of the table as a whole: adopt, release, pause, withdraw, settings, foreign, status, export, import.
 
 Does not: decide what may be (the core does).
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from bottle import request
 
-from fusisd.commands import Adopt, Pause, Release, SetGlobals
+from fusisd.commands import Adopt, Pause, Release, SetGlobals, Withdraw
 from fusisd.documents import decode_intent, decode_ranges, decode_timeouts, encode_intent
 from fusisd.errors import Refused, Unavailable
 from fusisd.fields import Reader, read_object, refused_at, seconds, text
@@ -48,6 +48,8 @@ class Table:
             ("POST", "/v1/adopt", self.adopt),
             ("POST", "/v1/services/<name>/release", self.release),
             ("POST", "/v1/pause", self.pause),
+            ("POST", "/v1/withdraw", self.withdraw),
+            ("DELETE", "/v1/withdraw", self.take_back),
             ("GET", "/v1/settings", self.show_settings),
             ("PUT", "/v1/settings", self.put_settings),
             ("GET", "/v1/foreign", self.list_foreign),
@@ -80,6 +82,20 @@ class Table:
         asked = read_object(json_object(), "", _PAUSE, ("seconds",))
         self._core.submit(Pause(asked["seconds"]), who(request.environ))
         return answer({"seconds": asked["seconds"]})
+
+    def withdraw(self) -> object:
+        """Take this balancer out: its VIPs leave the host, the table stays."""
+        query(())
+        return self._withdraw(Withdraw())
+
+    def take_back(self) -> object:
+        """Put its VIPs back."""
+        query(())
+        return self._withdraw(Withdraw(withdrawn=False))
+
+    def _withdraw(self, command: Withdraw) -> object:
+        after = self._core.submit(command, who(request.environ))
+        return answer({"withdrawn": command.withdrawn, "vips": after.status.get("vips", [])})
 
     def show_settings(self) -> object:
         """Timeouts and ranges."""
