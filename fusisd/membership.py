@@ -63,7 +63,8 @@ def update(nodes: Nodes, members: Iterable[Member], now_s: float, policy: Policy
             after[member.name] = replace(_seen(known, member, now_s, policy), told=told)
             read[member.name] = member
     for name, node in nodes.items():
-        if name not in after and (status := TABLE[node.status, Sight.ABSENT]) is not NodeStatus.UNSEEN:
+        sight = Sight.GONE if now_s - node.since_s > WITHDRAWN_KEPT_S else Sight.ABSENT
+        if name not in after and (status := TABLE[node.status, sight]) is not NodeStatus.UNSEEN:
             after[name] = replace(node, status=status, missing=True)
     if read and len(after) > policy.destinations:  # else no service can have too many
         for name, services in _crowded_out(nodes, after, read, policy).items():
@@ -142,7 +143,8 @@ def _seen(
     if known is None or not same:
         held = _held(offers, {}, {}, now_s)
         return Node(member.name, address, status, offers, now_s, problems=problems, withdrawn=held)
-    since_s = known.since_s if known.status is status else now_s
+    goes = known.status in DRAINS and status in DRAINS  # leaving, then left: one drain
+    since_s = known.since_s if known.status is status or goes else now_s
     if status is NodeStatus.LEFT and known.status is NodeStatus.REMEMBERED and known.withdrawn:
         since_s = min(known.withdrawn.values())  # it drained before our restart
     dropped = {service: now_s for service in known.offers if service not in offers}

@@ -1,8 +1,9 @@
 """The life of a node as a table: what a list of Serf's makes of what we hold. Pure.
 
 Absence is never evidence: only a word seen leads from one status to another, whatever the status was before, and a node
-that a list leaves out (our own agent restarted, or is cut off) stays what it is and is flagged as missing. The one node
-that may be forgotten has left: Serf reaps it from its list. While no list comes at all nothing happens to anybody.
+that a list leaves out (our own agent restarted, or is cut off) stays what it is and is flagged as missing. Only a node that
+said that it goes is forgotten, once its drain is long over: Serf reaps it from its list. While no list comes at all nothing
+happens to anybody.
 Does not: read tags or a clock (membership.py does the one and is handed the other), or decide what becomes of a
 destination (judge.py does).
 """
@@ -24,6 +25,7 @@ class Sight(Enum):
     FAILED = "failed"
     OTHER = "another word"
     ABSENT = "absent"
+    GONE = "absent for long"
 
 
 MEANING = {
@@ -33,6 +35,7 @@ MEANING = {
     Sight.FAILED: "it does not answer the others, and had not said that it goes",
     Sight.OTHER: "a word that is not known here, of a newer Serf",
     Sight.ABSENT: "the list leaves it out: flagged as missing",
+    Sight.GONE: "the same, and it has been what it is for longer than any drain lasts",
 }
 
 TABLE = {
@@ -42,36 +45,42 @@ TABLE = {
     (NodeStatus.UNSEEN, Sight.FAILED): NodeStatus.FAILED,
     (NodeStatus.UNSEEN, Sight.OTHER): NodeStatus.FAILED,  # a check alone can bring it in
     (NodeStatus.UNSEEN, Sight.ABSENT): NodeStatus.UNSEEN,
+    (NodeStatus.UNSEEN, Sight.GONE): NodeStatus.UNSEEN,
     (NodeStatus.REMEMBERED, Sight.ALIVE): NodeStatus.ALIVE,
     (NodeStatus.REMEMBERED, Sight.LEAVING): NodeStatus.LEAVING,
     (NodeStatus.REMEMBERED, Sight.LEFT): NodeStatus.LEFT,
     (NodeStatus.REMEMBERED, Sight.FAILED): NodeStatus.FAILED,
     (NodeStatus.REMEMBERED, Sight.OTHER): NodeStatus.REMEMBERED,
     (NodeStatus.REMEMBERED, Sight.ABSENT): NodeStatus.REMEMBERED,
+    (NodeStatus.REMEMBERED, Sight.GONE): NodeStatus.REMEMBERED,
     (NodeStatus.ALIVE, Sight.ALIVE): NodeStatus.ALIVE,
     (NodeStatus.ALIVE, Sight.LEAVING): NodeStatus.LEAVING,
     (NodeStatus.ALIVE, Sight.LEFT): NodeStatus.LEFT,
     (NodeStatus.ALIVE, Sight.FAILED): NodeStatus.FAILED,
     (NodeStatus.ALIVE, Sight.OTHER): NodeStatus.ALIVE,
     (NodeStatus.ALIVE, Sight.ABSENT): NodeStatus.ALIVE,
+    (NodeStatus.ALIVE, Sight.GONE): NodeStatus.ALIVE,
     (NodeStatus.LEAVING, Sight.ALIVE): NodeStatus.ALIVE,
     (NodeStatus.LEAVING, Sight.LEAVING): NodeStatus.LEAVING,
     (NodeStatus.LEAVING, Sight.LEFT): NodeStatus.LEFT,
     (NodeStatus.LEAVING, Sight.FAILED): NodeStatus.FAILED,
     (NodeStatus.LEAVING, Sight.OTHER): NodeStatus.LEAVING,
     (NodeStatus.LEAVING, Sight.ABSENT): NodeStatus.LEAVING,
+    (NodeStatus.LEAVING, Sight.GONE): NodeStatus.UNSEEN,
     (NodeStatus.LEFT, Sight.ALIVE): NodeStatus.ALIVE,
     (NodeStatus.LEFT, Sight.LEAVING): NodeStatus.LEAVING,
     (NodeStatus.LEFT, Sight.LEFT): NodeStatus.LEFT,
     (NodeStatus.LEFT, Sight.FAILED): NodeStatus.FAILED,
     (NodeStatus.LEFT, Sight.OTHER): NodeStatus.LEFT,
-    (NodeStatus.LEFT, Sight.ABSENT): NodeStatus.UNSEEN,
+    (NodeStatus.LEFT, Sight.ABSENT): NodeStatus.LEFT,
+    (NodeStatus.LEFT, Sight.GONE): NodeStatus.UNSEEN,
     (NodeStatus.FAILED, Sight.ALIVE): NodeStatus.ALIVE,
     (NodeStatus.FAILED, Sight.LEAVING): NodeStatus.LEAVING,
     (NodeStatus.FAILED, Sight.LEFT): NodeStatus.LEFT,
     (NodeStatus.FAILED, Sight.FAILED): NodeStatus.FAILED,
     (NodeStatus.FAILED, Sight.OTHER): NodeStatus.FAILED,
     (NodeStatus.FAILED, Sight.ABSENT): NodeStatus.FAILED,
+    (NodeStatus.FAILED, Sight.GONE): NodeStatus.FAILED,
 }
 
 DRAINS = frozenset({NodeStatus.LEAVING, NodeStatus.LEFT})

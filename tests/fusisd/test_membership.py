@@ -24,11 +24,19 @@ def test_a_node_missing_from_the_list_stays_as_it_was_and_is_flagged() -> None:
     assert not membership.update(nodes, [member(1)], 2.0)["rs1"].missing
 
 
-def test_a_node_that_left_is_forgotten_when_serf_reaps_it() -> None:
+def test_a_node_that_left_is_forgotten_when_serf_reaps_it_and_its_drain_is_long_over() -> None:
     nodes = membership.update({}, [member(1)], 0.0)
     nodes = membership.update(nodes, [member(1, "left")], 1.0)
     assert nodes["rs1"].status is NodeStatus.LEFT
-    assert membership.update(nodes, [], 2.0) == {}
+    cut_off = membership.update(nodes, [], 2.0)  # our own agent restarted: the list is empty for a while
+    assert (cut_off["rs1"].status, cut_off["rs1"].since_s) == (NodeStatus.LEFT, 1.0)
+    assert membership.update(cut_off, [], 2.0 + membership.WITHDRAWN_KEPT_S) == {}
+
+
+def test_leaving_and_then_left_is_one_drain() -> None:
+    nodes = membership.update({}, [member(1)], 0.0)
+    nodes = membership.update(nodes, [member(1, "leaving")], 1.0)
+    assert membership.update(nodes, [member(1, "left")], 5.0)["rs1"].since_s == 1.0
 
 
 def test_since_moves_only_when_the_status_does() -> None:
