@@ -113,8 +113,9 @@ def _change_destination(rows: dict[DestinationKey, KernelDestination], change: C
         case pyipvs.DeleteDestination(_, destination):
             rows.pop(destination.key, None)
         case pyipvs.AddDestination(_, destination) | pyipvs.UpdateDestination(_, destination):
-            seen = rows.get(destination.key) or KernelDestination(destination)
-            rows[destination.key] = replace(seen, destination=destination)
+            key = destination.key
+            seen = rows.get(key)
+            rows[key] = KernelDestination(destination) if seen is None else replace(seen, destination=destination)
 
 
 def _still_announced(key: ServiceKey, bounds: Bounds) -> bool:
