@@ -96,12 +96,12 @@ class Agent:
     async def _end(self, stay: bool) -> None:
         """Leave the cluster and undo what was changed here; or leave all as it is."""
         if stay:
-            log.info("Serf agent, tags and host stay as they are; the next start finds them")
+            log.info("stopped and left Serf agent and tags and host as they are")
             return
         await self._serf.stop()
         log.info("left the cluster")
         for sentence in await self._preparing.undo():
-            log.warning("%s", sentence)
+            log.warning("not undone reason=%s", sentence)
         self._config.orders.unlink(missing_ok=True)
 
     async def _drained(self, hurry: asyncio.Event) -> None:
@@ -214,10 +214,11 @@ class Agent:
         try:
             config = self._again()
         except Invalid as error:
-            log.error("not reloaded: %s", error)
+            log.error("not reloaded reason=%s", error)
             return
         if not self._config.same_node(config):
-            log.error("not reloaded: balancers, key, interface, name, state directory and ports need a restart")
+            fixed = "balancers, key, interface, name, state directory and ports need a restart"
+            log.error("not reloaded reason=%s", fixed)
             return
         before, self._config = self._config, config
         self._preparing.reloaded(config)
@@ -244,7 +245,8 @@ class Agent:
         if await self._answers_as_us():
             return
         if not started:
-            log.warning("the Serf agent that runs already is not %s at %s: started anew", self._config.name, self._address)
+            wanted = (self._config.name, self._address)
+            log.warning("another Serf agent ran already and is started anew name=%s address=%s", *wanted)
             await self._serf.stop()
             await self._serf.ensure_running()
             if await self._answers_as_us():
@@ -264,7 +266,7 @@ class Agent:
                 us = (self._config.name, self._address)
                 return us in [(member.name, member.address) for member in await client.members()]
             except SerfError as error:
-                log.debug("%s", error)
+                log.debug("serf failed reason=%s", error)
             finally:
                 await client.close()
             await asyncio.sleep(0.1)
@@ -287,7 +289,7 @@ class Agent:
             except (SerfError, Invalid) as error:
                 pause_s = RETRY_S[min(failures, len(RETRY_S) - 1)]
                 failures += 1
-                log.warning("%s; next try in %.1f s", error, pause_s)
+                log.warning("serf failed reason=%s next_try_s=%.1f", error, pause_s)
             finally:
                 await client.close()
                 await bell.close()

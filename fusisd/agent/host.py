@@ -73,7 +73,7 @@ class Host:
             if ended is not None and ended.returncode != 0 and not any(word in ended.stderr for word in _ABSENT):
                 yield f"ip {undo.delete}: {_said(ended)}"
                 continue
-            log.info("undone: %s", identity)
+            log.info("undone what=%s", identity)
             del record.made[identity]
         for name in reversed(switches):
             yield from _put_back(name, *record.switches.pop(name))
@@ -97,7 +97,7 @@ def _make(step: Step, there: frozenset[str]) -> str:
         return ""
     ended = _ip(step.family, step.add.split())
     if ended.returncode == 0:
-        log.info("%s (%s)", step.add, step.reason)
+        log.info("made what=%s reason=%s", step.add, step.reason)
         return ""
     return "" if "File exists" in ended.stderr else f"ip {step.add}: {_said(ended)}"
 
@@ -112,7 +112,7 @@ def _set(step: Switch) -> str:
         (PROC_SYS / step.name).write_text(str(step.value))
     except OSError as error:
         return f"cannot set {step.name}={step.value} ({step.reason}): {error.strerror}"
-    log.info("%s=%d (%s)", step.name, step.value, step.reason)
+    log.info("sysctl name=%s value=%d reason=%s", step.name, step.value, step.reason)
     return ""
 
 
@@ -134,7 +134,7 @@ def _put_back(name: str, before: str, ours: str) -> Iterator[str]:
     except OSError as error:
         yield f"cannot set {name} back to {before}: {error.strerror}"
     else:
-        log.info("undone: %s=%s again", name, before)
+        log.info("sysctl undone name=%s value=%s", name, before)
 
 
 def _holds(now: str, step: Switch) -> bool:

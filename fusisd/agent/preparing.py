@@ -91,7 +91,7 @@ class Preparing:
     def _say(self, problems: tuple[str, ...]) -> None:
         for sentence in problems:
             if sentence not in self.problems:
-                log.warning("%s", sentence)
+                log.warning("not ready reason=%s", sentence)
         self.problems = problems
 
     async def _find_vip(self, row: Standing) -> str:
@@ -130,7 +130,7 @@ class Preparing:
             try:
                 await asyncio.to_thread(self._file.write)
             except OSError as error:
-                log.warning("cannot write what must outlive us: %s", error)
+                log.warning("record not written reason=%s", error)
 
 
 def _recalled(kept: str) -> Vip | None:

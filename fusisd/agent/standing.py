@@ -83,7 +83,8 @@ class Standings:
             return
         state = after(row.state, event)
         if state is not row.state:
-            log.info("%s: %s, was %s%s", name, state.value, row.state.value, f" ({reason})" if reason else "")
+            was = row.state.value
+            log.info("service name=%s state=%s was=%s reason=%s", name, state.value, was, reason or None)
             row.state, row.since_s = state, self._clock()
             self.changed.set()
             row.reason = reason

@@ -215,7 +215,7 @@ def test_tags_that_somebody_else_changed_are_put_back(running: Running) -> None:
 def test_a_balancer_that_comes_later_is_joined_then(running: Running, agents: Agents) -> None:
     agents.kill(1)
     running.start()
-    poll(lambda: "next try in" in running.said(), 60, "its complaint")
+    poll(lambda: "next_try_s=" in running.said(), 60, "its complaint")
     assert "joined" not in running.said()
     agents.start(1, "role=balancer", key=running.key, port=BIND_PORT)
     poll(lambda: "joined" in running.said(), 60, "its ready line")
