@@ -192,7 +192,7 @@ def _judged(service: Service, world: World, kernel: KernelService | None, basis:
     def judged(candidate: Candidate, before: Judged | None) -> Judged:
         health = heard(candidate, world)
         present = there.get(candidate.destination.key)
-        if before is not None and health is before.health and present is before.present and before.verdict.wake_s is None:
+        if before is not None and health is before.health and present is before.present and _lasts(before.verdict, now_s):
             return before
         verdict = judge(candidate, service.key.protocol, health, present, now_s)
         return Judged(health, present, replace(verdict, path_rests=True) if _rests(candidate, world) else verdict)
@@ -221,6 +221,11 @@ def _rests(candidate: Candidate, world: World) -> bool:
     if candidate.path is None or candidate.check is None:
         return False
     return world.health.get(candidate.check, UNKNOWN).state is CheckState.DOWN
+
+
+def _lasts(verdict: Verdict, now_s: float) -> bool:
+    """Whether time alone makes no other verdict of it: what drains is thought of anew each time."""
+    return verdict.wake_s is None or (verdict.candidate.drain is None and now_s < verdict.wake_s)
 
 
 def _known(service: Service, basis: Basis | None) -> Mapping[str, Judged]:

@@ -43,6 +43,7 @@ class Targets:
         self._watchers: dict[CheckTarget, set[str]] = {}
         self._wakes: dict[str, float] = {}
         self._drained: dict[str, tuple[DrainKey, ...]] = {}
+        self._counting: set[str] = set()
         self._checks: frozenset[CheckTarget] | None = frozenset()
         self._host: HostWanted | None = HostWanted()
         self._foreign = self._withdrawn = False
@@ -75,9 +76,9 @@ class Targets:
         return min(self._wakes.values(), default=None)
 
     @property
-    def waking(self) -> frozenset[str]:
-        """The services for which something changes with the time alone: a drain, a server that lingers."""
-        return frozenset(self._wakes)
+    def counting(self) -> frozenset[str]:
+        """The services of which readers see something else with the time alone: a drain."""
+        return frozenset(self._counting)
 
     def draining(self) -> set[ServiceKey]:
         """The services with a destination whose connections are waited for."""
@@ -156,12 +157,15 @@ class Targets:
         self._keys.pop(name, None)
         self._wakes.pop(name, None)
         self._drained.pop(name, None)
+        self._counting.discard(name)
         old, new = self._parts.pop(name, Parts()), Parts()
         if after is not None:
             new = Parts(after.checks, after.vip, after.masquerades, after.paths)
             self._keys[name], self._parts[name] = after.service.key, new
             if (wake_s := after.wake_s) is not None:
                 self._wakes[name] = wake_s
+            if any(verdict.candidate.drain is not None for verdict in after.verdicts):
+                self._counting.add(name)
             if drained := tuple(_drained(after)):
                 self._drained[name] = drained
         if old[1:] != new[1:]:

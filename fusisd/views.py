@@ -131,7 +131,7 @@ class Views:
         reason = why.not_applied(service, target, known.world, known.refusals, known.held)
         made_of = (service, target, seen, reason)
         before = self._own.get(service.name)
-        still = target is None or target.wake_s is None  # nothing in it that counts down
+        still = service.name not in known.counting
         same = before is not None and before.reason == reason and not any(map(operator.is_not, before[:3], made_of))
         if before is not None and same and still:
             return before

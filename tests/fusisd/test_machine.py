@@ -366,10 +366,10 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_view_kept_is_what_a_fresh_look_shows(self) -> None:
         control, shown = self.daemon.control, self.daemon.control.snapshot
-        waking = control._targets.waking
+        counting = control._targets.counting
         held = "changes are paused" if shown.at_s < control._paused_until_s else ""
         reasons = control._applier.reasons()
-        known = views.Known(control._world, control.target, reasons, (), Counts(), {}, waking, held)
+        known = views.Known(control._world, control.target, reasons, (), Counts(), {}, counting, held)
         assert shown.services == views.Views().snapshot(known, shown.generation, shown.at_s).services
 
     @invariant()
