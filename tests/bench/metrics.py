@@ -75,7 +75,7 @@ class Bench:
         probe: Any = TableProbe() if real else Unchanged()
         self.kernel = IpvsKernel(IPVS() if real else IPVS(transport=fake), probe)
         intent, counts = intent_of(shape, checked=False), Counts()
-        told = Told(lambda _: None, lambda _: None, lambda _: None)
+        told = Told(*(lambda _: None for _ in range(4)))
         owned = frozenset(service.key for service in intent.services.values())
         beginning = Beginning(intent, owned, serf_expected=False)
         self.control = Control(self.kernel, World(), World(), time.monotonic, beginning, told, counts)
