@@ -58,7 +58,7 @@ bench-metrics: setup ## what a scrape of /metrics costs at 5,000 destinations, h
 	@$(PYTHON) -m tests.bench.metrics
 	@$(LAB) --mem 1G --timeout 900 -- $(PYTHON) -m tests.bench.metrics
 
-soak: setup ## half an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 300 machines; 150 Serf agents here
+soak: setup ## about an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 300 machines; 150 Serf agents here
 	@tests/promtool
 	@AGENTS=150 $(PYTHON) -m pytest -s -p no:cacheprovider tests/serf/test_crowd.py
 	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 MACHINES=300 METHODS=all \

@@ -6,6 +6,7 @@ Does not: look at the machine (daemon.py does) or read files.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +126,24 @@ def _parser() -> argparse.ArgumentParser:
         help="where wishes, ownership, token and keys are kept (default %(default)s)")  # fmt: skip
     add("--serf", default="managed", metavar="MODE",
         help="managed (default): start and keep a serf agent; ADDRESS:PORT: use that agent's RPC; off")  # fmt: skip
+    _add_serf(add)
+    add("--allow-plaintext-writes", action="store_true",
+        help="accept changes over plain HTTP from other hosts (the token can be read on the wire)")  # fmt: skip
+    add("--no-sysctl", action="store_true", help="change no sysctl (docs/architecture.md lists those needed)")
+    add("--path-marks", default="", metavar="FROM-TO",
+        help="firewall marks for path checks, one for each server by route or tunnel "
+        f"(default {PATH_MARKS.start:#x}-{PATH_MARKS.stop - 1:#x})")  # fmt: skip
+    add("--recover-store", action="store_true",
+        help="set a damaged store aside and start empty; the kernel's services stay, as foreign ones")  # fmt: skip
+    add("--dry-run", action="store_true",
+        help="everything but the kernel: IPVS and addresses in memory; Serf only when --serf is ADDRESS:PORT")  # fmt: skip
+    add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default %(default)s)")
+    add("--log-format", default="text", choices=FORMATS, help="(default %(default)s)")
+    return parser
+
+
+def _add_serf(add: Callable[..., object]) -> None:
+    """Where Serf is, and who may join by it."""
     add("--serf-rpc-port", type=int, default=7373, metavar="PORT",
         help="RPC port of the managed agent, on loopback (default %(default)s)")  # fmt: skip
     add("--serf-bind-port", type=int, default=7946, metavar="PORT",
@@ -139,16 +158,3 @@ def _parser() -> argparse.ArgumentParser:
         help="how many services one server may offer by Serf (default %(default)s)")  # fmt: skip
     add("--serf-destinations", type=int, default=DESTINATIONS, metavar="N",
         help="how many destinations Serf may bring into one service (default %(default)s)")  # fmt: skip
-    add("--allow-plaintext-writes", action="store_true",
-        help="accept changes over plain HTTP from other hosts (the token can be read on the wire)")  # fmt: skip
-    add("--no-sysctl", action="store_true", help="change no sysctl (docs/architecture.md lists those needed)")
-    add("--path-marks", default="", metavar="FROM-TO",
-        help="firewall marks for path checks, one for each server by route or tunnel "
-        f"(default {PATH_MARKS.start:#x}-{PATH_MARKS.stop - 1:#x})")  # fmt: skip
-    add("--recover-store", action="store_true",
-        help="set a damaged store aside and start empty; the kernel's services stay, as foreign ones")  # fmt: skip
-    add("--dry-run", action="store_true",
-        help="everything but the kernel: IPVS and addresses in memory; Serf only when --serf is ADDRESS:PORT")  # fmt: skip
-    add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default %(default)s)")
-    add("--log-format", default="text", choices=FORMATS, help="(default %(default)s)")
-    return parser

@@ -74,9 +74,9 @@ class Monitor:
 
     @property
     def figures(self) -> Mapping[str, float]:
-        """See ports.ChecksPort. `unable`: targets that this machine cannot ask at present."""
+        """See ports.ChecksPort. `unable`: targets that this machine cannot ask at present; `errors`: defects in probes."""
         rates = {"per_second": round(self.per_second, 1), "interval_stretch": round(self.stretch, 2)}
-        return {"targets": len(self._watched), "unable": len(self._unable), **rates}
+        return {"targets": len(self._watched), "unable": len(self._unable), "errors": self.errors, **rates}
 
     def want(self, targets: frozenset[CheckTarget]) -> None:
         """See ports.ChecksPort."""

@@ -69,7 +69,7 @@ def _guarded(handler: Callable[..., object], policy: WritePolicy, dialect: _Dial
             if status_of(error) == 500:
                 log.error("web request failed method=%s path=%s reason=%s", request.method, request.path, error)
             return dialect.refusal(error)
-        except Exception:  # the last resort: a bug of ours is logged here and answered without its inside
+        except Exception:  # edge 3 of 3: a bug of ours is logged, and counted as an answer 500 (requests.py)
             log.exception("web request failed method=%s path=%s", request.method, request.path)
             return dialect.failure("internal error; see fusisd's log")
 

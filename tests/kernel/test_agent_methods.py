@@ -157,8 +157,8 @@ print(there.bring(()))
 
 
 def test_the_unit_s_user_and_its_one_capability_are_enough(balancer: Lab, tmp_path: Path) -> None:
-    """As packaging/fusis-agent.service runs it: nobody in particular, CAP_NET_ADMIN alone."""
-    unit = (Path(__file__).parents[2] / "packaging/fusis-agent.service").read_text()
+    """As docs/fusis-agent.service runs it: nobody in particular, CAP_NET_ADMIN alone."""
+    unit = (Path(__file__).parents[2] / "docs/fusis-agent.service").read_text()
     assert "AmbientCapabilities=CAP_NET_ADMIN\n" in unit
     server, home = balancer.servers[1], tmp_path / "state"
     home.mkdir()
