@@ -6,8 +6,9 @@ plan asks for it no more. Does not: decide what to do, or know the world.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import pyipvs
 from fusisd import plan
@@ -75,8 +76,9 @@ class Applier:
         due = [op for op in ops if self._is_due(op, now_s)] if self._refusals else list(ops)
         services = [op for op in due if isinstance(op.change, pyipvs.AddService)]
         tried, failures = self._batches(services, until_s)
-        unmade = {failure.change.key for failure in failures}
-        others = [op for op in due[len(services) :] if op.change.key not in unmade]
+        others = due[len(services) :]
+        if unmade := {failure.change.key for failure in failures}:
+            others = [op for op in others if op.change.key not in unmade]
         if tried == len(services):
             more, failures_then = self._batches(others, until_s)
             tried, failures = tried + more, [*failures, *failures_then]
@@ -85,10 +87,10 @@ class Applier:
         bad = [op for op in ready[:tried] if id(op.change) in failed] if failed else []
         lost = {key for op in bad if (key := self._refused(op, failed[id(op.change)], now_s)) is not None}
         made = self._made([op for op in ready[:tried] if id(op.change) not in failed] if failed else ready[:tried])
-        left, touched = ({op.change.key for op in part} for part in (ready[tried:], ready[:tried]))
+        left, touched = _keys(ready[tried:]), _keys(ready[:tried])
         suspect = frozenset(failure.change.key for failure in failures)
         refused = [failure.change for failure in failures]
-        return Done(made, refused, suspect, frozenset(left), frozenset(touched), frozenset(lost))
+        return Done(made, refused, suspect, left, touched, frozenset(lost))
 
     def _is_due(self, op: plan.Op, now_s: float) -> bool:
         known = self._refusals.get(op.key)
@@ -129,6 +131,11 @@ class Applier:
             self._refusals.pop(op.key, None)
         self._journal.ops(made)
         return [op.change for op in made]
+
+
+def _keys(ops: Iterable[plan.Op]) -> frozenset[ServiceKey]:
+    """Their keys; those of one service mostly stand together."""
+    return frozenset(key for key, _ in groupby(op.change.key for op in ops))
 
 
 class KernelTimeouts:

@@ -256,6 +256,7 @@ class Control:
         self._keep_memory()
         self._publish(now_s)
         self._answers.give(self.snapshot, not left and self._world.host.settled, now_s)
+        self.journal.turned()
 
     def _build(self, now_s: float, until_s: float) -> None:
         """The target of what was touched, a few services at a time as long as there is time."""
@@ -334,7 +335,6 @@ class Control:
             self._world = replace(world, owned=world.owned - gone)
             self._touched |= targets.touched_by_keys(lost, self.intent.services.values())
             self._told.released(gone | lost)
-
 
     def _tell_checks(self) -> None:
         wanted = self._marks.askable(self._targets.checks, self._world)

@@ -17,7 +17,7 @@ from fusisd.plan import Op
 
 log = logging.getLogger(__name__)
 
-OPS_AT_ONCE = 50  # operations of one slice that are events of their own; of the rest their number is told
+OPS_AT_ONCE = 50  # operations of one turn that are events of their own; of the rest their number is told
 
 _SHOWN = ("service", "destination", "node", "who", "text", "cause")
 """What of an event its line in the log has, as key=value (logs.py)."""
@@ -33,6 +33,7 @@ class Journal:
         """`clock` is monotonic seconds, `wall` seconds since 1970; `epoch` is that of this run (see events.Ring)."""
         self._clock, self._wall = clock, wall or clock
         self.ring = Ring(epoch)
+        self._ops = 0  # of this turn
 
     def tell(self, kind: str, text: str, level: int = logging.INFO, **about: str) -> None:
         """Something happened; `about` are fields of Event."""
@@ -103,11 +104,16 @@ class Journal:
             self.tell("serf", text, level, cause=problem)
 
     def ops(self, made: Sequence[Op]) -> None:
-        """Operations that the kernel carried out: each of the first ones, then how many more."""
-        for op in made[:OPS_AT_ONCE]:
+        """Operations that the kernel carried out: each of a turn's first ones; `turned` says how many more."""
+        for op in made[: max(0, OPS_AT_ONCE - self._ops)]:
             self.tell("op", str(op), service=op.service, destination=op.destination, cause=op.reason)
-        if len(made) > OPS_AT_ONCE:
-            self.tell("op", f"and {len(made) - OPS_AT_ONCE} more operations", cause="they came together")
+        self._ops += len(made)
+
+    def turned(self) -> None:
+        """A turn is over."""
+        if self._ops > OPS_AT_ONCE:
+            self.tell("op", f"and {self._ops - OPS_AT_ONCE} more operations", cause="they came together")
+        self._ops = 0
 
     def refused(self, op: Op, reason: str) -> None:
         """The kernel refused one; it is tried again."""

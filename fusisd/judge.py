@@ -18,8 +18,8 @@ Does not: see a service's other destinations (target.py does), or read a clock.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 import pyipvs
 from fusisd.drains import TABLE, Drain, DrainKey, Phase, sight_of, wake_s
@@ -56,8 +56,7 @@ _SAID = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A destination that somebody asked for: an operator (`node` None) or a node's tags."""
 
     destination: Destination
@@ -73,8 +72,7 @@ class Candidate:
     """Since when its own server says that it does not answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What should become of a candidate. `weight` None: not in the kernel. `wake_s`: when the answer may change."""
 
     candidate: Candidate

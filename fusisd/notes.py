@@ -104,8 +104,8 @@ def _release(notes: Notes, before: Intent, name: str, target: Target) -> None:
     if service.key.address is not None and service.key.address not in others:
         notes.releases.setdefault("vip", []).append(service.key.address)
     built = target.services.get(service.key)
-    if built is not None and built.masquerades:
-        notes.claims.setdefault("nat", {}).update({row_text(row): "" for row in built.masquerades})
+    if built is not None and (rows := built.wishes.masquerades):
+        notes.claims.setdefault("nat", {}).update({row_text(row): "" for row in rows})
 
 
 def row_text(row: Masquerade) -> str:

@@ -9,8 +9,11 @@ Does not: talk to a kernel; `after` says what the table is once operations succe
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
 
 import pyipvs
 from fusisd.judge import Verdict
@@ -20,6 +23,7 @@ from fusisd.target import TargetService
 from pyipvs import Change, ForwardingMethod, ServiceKey
 
 _IPIP = pyipvs.Tunnel()
+DestinationChange = pyipvs.AddDestination | pyipvs.UpdateDestination | pyipvs.DeleteDestination
 OpKey = tuple[type[Change], ServiceKey, DestinationKey | None]
 _ORDER: Mapping[type[Change], int] = {
     kind: position
@@ -36,8 +40,7 @@ _ORDER: Mapping[type[Change], int] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
+class Op(NamedTuple):
     """One change to the kernel's table, why it is made, and the names of what it is of ("" where it has none)."""
 
     change: Change
@@ -91,31 +94,32 @@ def diff(
 def after(table: KernelTable, changes: Iterable[Change]) -> KernelTable:
     """The table once these changes were applied to it."""
     tables: dict[ServiceKey, KernelService] = dict(table)
-    copied: dict[ServiceKey, dict[DestinationKey, KernelDestination]] = {}
-    for change in changes:
-        match change:
-            case pyipvs.DeleteService(key):
-                tables.pop(key, None)
-                copied.pop(key, None)
-            case pyipvs.AddService(service) | pyipvs.UpdateService(service):
-                known = tables.get(service.key)
-                tables[service.key] = replace(known, service=service) if known else KernelService(service)
-            case _:
-                if change.key not in copied:
-                    copied[change.key] = dict(tables[change.key].destinations)
-                    tables[change.key] = replace(tables[change.key], destinations=copied[change.key])
-                _change_destination(copied[change.key], change)
+    for key, group in groupby(changes, operator.attrgetter("key")):
+        known = tables.get(key)
+        rows = {} if known is None else dict(known.destinations)
+        service = None if known is None else known.service
+        for change in group:
+            if isinstance(change, pyipvs.AddService | pyipvs.UpdateService):
+                service = change.service
+            elif isinstance(change, pyipvs.DeleteService):
+                service, rows = None, {}
+            else:
+                _change_destination(rows, change)
+        if service is not None:
+            tables[key] = KernelService(service, rows)  # in its old place, so that `mappings.changed` finds it alone
+        else:
+            tables.pop(key, None)
     return tables
 
 
-def _change_destination(rows: dict[DestinationKey, KernelDestination], change: Change) -> None:
-    match change:
-        case pyipvs.DeleteDestination(_, destination):
-            rows.pop(destination.key, None)
-        case pyipvs.AddDestination(_, destination) | pyipvs.UpdateDestination(_, destination):
-            key = destination.key
-            seen = rows.get(key)
-            rows[key] = KernelDestination(destination) if seen is None else replace(seen, destination=destination)
+def _change_destination(rows: dict[DestinationKey, KernelDestination], change: DestinationChange) -> None:
+    destination = change.destination
+    key = destination.key
+    if isinstance(change, pyipvs.DeleteDestination):
+        rows.pop(key, None)
+    else:
+        seen = rows.get(key)
+        rows[key] = KernelDestination(destination) if seen is None else seen._replace(destination=destination)
 
 
 def _still_announced(key: ServiceKey, bounds: Bounds) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ParamSpec, Protocol, TypeVar
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 import pyipvs
 from fusisd.commands import Command
@@ -28,8 +28,7 @@ class StoreCall(Protocol):
         """The function's result, or what it raised."""
 
 
-@dataclass(frozen=True, slots=True)
-class KernelDestination:
+class KernelDestination(NamedTuple):
     """A destination as the kernel has it: configuration and its connections now."""
 
     destination: pyipvs.Destination
@@ -156,8 +155,7 @@ class LocalStore(Protocol):
         """Replace the remembered destinations by these. Raises StoreError."""
 
 
-@dataclass(frozen=True, slots=True)
-class DestinationView:
+class DestinationView(NamedTuple):
     """A destination as readers see it. `origin` is `operator`, `serf` or `foreign`; `weight` is the kernel's."""
 
     name: str

@@ -8,8 +8,8 @@ Does not: read a clock (`now_s` is handed in), or know how any of it is made so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pyipvs
@@ -41,6 +41,7 @@ from pyipvs import ForwardingMethod, ServiceKey
 class Judged(NamedTuple):
     """A candidate's verdict and the two things that it hangs on besides the time."""
 
+    candidate: Candidate
     health: Health
     present: KernelDestination | None
     verdict: Verdict
@@ -53,6 +54,16 @@ class Basis(NamedTuple):
     offers: tuple[Node, ...]
     drains: Mapping[DrainKey, Drain]
     judged: tuple[Judged, ...]
+
+
+class Wishes(NamedTuple):
+    """What a service wants besides its place in the kernel: probes, its address on the interface, masquerade rules, and
+    the ways to its destinations that are checked, now or as soon as there is sense in it."""
+
+    checks: frozenset[CheckTarget] = frozenset()
+    vip: str | None = None
+    masquerades: frozenset[Masquerade] = frozenset()
+    paths: frozenset[Path] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +97,29 @@ class TargetService:
         return min(times, default=None)
 
     @property
-    def checks(self) -> frozenset[CheckTarget]:
-        """What must be probed for it."""
-        watched = [verdict for verdict in self.verdicts if verdict.state != "drained"]
-        through = (v.candidate.path for v in watched if not v.path_rests and v.candidate.path is not None)
-        return frozenset(v.candidate.check for v in watched if v.candidate.check is not None).union(through)
+    def wishes(self) -> Wishes:
+        """What it wants besides its place in the kernel."""
+        checks, masquerades, paths = set[CheckTarget](), set[Masquerade](), set[Path]()
+        for verdict in self.verdicts:
+            check, through, row = _wishes(self.service.key, verdict)
+            if check is not None:
+                checks.add(check)
+            if through is not None and through.path is not None:
+                paths.add(through.path)
+                if not verdict.path_rests:
+                    checks.add(through)
+            if row is not None:
+                masquerades.add(row)
+        return Wishes(frozenset(checks), self.vip, frozenset(masquerades), frozenset(paths))
 
-    @property
-    def paths(self) -> frozenset[Path]:
-        """The ways to its destinations that are checked, now or as soon as there is sense in it."""
-        checks = (v.candidate.path for v in self.verdicts if v.candidate.path is not None and v.state != "drained")
-        return frozenset(check.path for check in checks if check.path is not None)
-
-    @property
-    def masquerades(self) -> frozenset[Masquerade]:
-        """The rules that its destinations need."""
-        rows = (masquerade(self.service.key, v.candidate) for v in self.verdicts if v.state != "drained")
-        return frozenset(row for row in rows if row is not None)
+    def wishes_as(self, before: TargetService) -> bool:
+        """Whether its wishes are those of `before`, found by a look at the verdicts that are others: after most changes
+        all but one are the same."""
+        key, pairs = self.service.key, zip(self.verdicts, before.verdicts, strict=False)
+        if len(self.verdicts) != len(before.verdicts) or self.vip != before.vip or key != before.service.key:
+            return False
+        others = [(now, then) for now, then in pairs if now is not then]
+        return all(a.path_rests == b.path_rests and _wishes(key, a) == _wishes(key, b) for a, b in others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,21 +169,30 @@ def build(world: World, now_s: float) -> Target:
             conflicts.add(service.name)
             continue
         services[service.key] = build_service(service, world, now_s)
-    return Target(services, frozenset(conflicts), host_wanted(services, world), checks_wanted(services))
-
-
-def checks_wanted(services: Mapping[ServiceKey, TargetService]) -> frozenset[CheckTarget]:
-    """What all services together want probed."""
-    return frozenset(check for service in services.values() for check in service.checks)
-
-
-def host_wanted(services: Mapping[ServiceKey, TargetService], world: World) -> HostWanted:
-    """What all services together want of the host."""
-    vips = frozenset(service.vip for service in services.values() if service.vip is not None)
-    masquerades = frozenset(row for service in services.values() for row in service.masquerades)
-    paths = frozenset(path for service in services.values() for path in service.paths)
+    wishes = [service.wishes for service in services.values()]
     foreign = any(key not in world.owned for key in world.table)
-    return HostWanted(vips, masquerades, foreign, paths, world.withdrawn)
+    return Target(services, frozenset(conflicts), host_wanted(wishes, foreign, world.withdrawn), checks_wanted(wishes))
+
+
+def checks_wanted(wishes: Collection[Wishes]) -> frozenset[CheckTarget]:
+    """What all services together want probed."""
+    return frozenset[CheckTarget]().union(*(wish.checks for wish in wishes))
+
+
+def host_wanted(wishes: Collection[Wishes], foreign: bool, withdrawn: bool) -> HostWanted:
+    """What all services together want of the host; `foreign`: the kernel has services of others, too."""
+    vips = frozenset(wish.vip for wish in wishes if wish.vip is not None)
+    masquerades = frozenset[Masquerade]().union(*(wish.masquerades for wish in wishes))
+    paths = frozenset[Path]().union(*(wish.paths for wish in wishes))
+    return HostWanted(vips, masquerades, foreign, paths, withdrawn)
+
+
+def _wishes(key: ServiceKey, verdict: Verdict) -> tuple[CheckTarget | None, CheckTarget | None, Masquerade | None]:
+    """A destination's check, its check through the VIP, and its masquerade rule; none of what has drained."""
+    if verdict.state == "drained":
+        return (None, None, None)
+    candidate = verdict.candidate
+    return (candidate.check, candidate.path, masquerade(key, candidate))
 
 
 def build_service(service: Service, world: World, now_s: float, before: TargetService | None = None) -> TargetService:
@@ -195,23 +221,25 @@ def _judged(service: Service, world: World, kernel: KernelService | None, basis:
         if before is not None and health is before.health and present is before.present and _lasts(before.verdict, now_s):
             return before
         verdict = judge(candidate, service.key.protocol, health, present, now_s)
-        return Judged(health, present, replace(verdict, path_rests=True) if _rests(candidate, world) else verdict)
+        verdict = verdict._replace(path_rests=True) if _rests(candidate, world) else verdict
+        return Judged(candidate, health, present, verdict)
 
     if basis is not None and basis.service is service and basis.offers is offers and basis.drains is world.drains:
-        rows = tuple(judged(row.verdict.candidate, row) for row in basis.judged)
-        return Basis(service, offers, world.drains, rows)
+        return Basis(service, offers, world.drains, tuple([judged(row.candidate, row) for row in basis.judged]))
     known = _known(service, basis)
-    before = {name: row.verdict.candidate for name, row in known.items()}
-    found = ((one, known.get(one.destination.name)) for one in candidates(service, offers, world.drains, before))
-    rows = tuple(judged(one, row if row is not None and row.verdict.candidate is one else None) for one, row in found)
-    return Basis(service, offers, world.drains, rows)
+    before = {name: row.candidate for name, row in known.items()}
+    found = [(one, known.get(one.destination.name)) for one in candidates(service, offers, world.drains, before)]
+    rows = [judged(one, row if row is not None and row.candidate is one else None) for one, row in found]
+    return Basis(service, offers, world.drains, tuple(rows))
 
 
 def heard(candidate: Candidate, world: World) -> Health:
     """What its check says, and that through the VIP if there is one."""
     check, through = candidate.check, candidate.path
-    own = world.health.get(check, UNKNOWN) if check is not None else UNKNOWN
-    if check is None or through is None or through.path in world.no_path:
+    if check is None:
+        return UNKNOWN
+    own = world.health.get(check, UNKNOWN)
+    if through is None or through.path in world.no_path:
         return own
     return both(own, world.health.get(through, UNKNOWN), through, check)
 
@@ -234,7 +262,7 @@ def _known(service: Service, basis: Basis | None) -> Mapping[str, Judged]:
         return {}
     if service.drain_s is not None or basis.service.drain_s is not None:
         return {}
-    return {row.verdict.candidate.destination.name: row for row in basis.judged if row.verdict.candidate.node is None}
+    return {row.candidate.destination.name: row for row in basis.judged if row.candidate.node is None}
 
 
 def _after_masquerade(verdict: Verdict, key: ServiceKey, kernel: KernelService | None, host: HostSeen) -> Verdict:
@@ -247,7 +275,7 @@ def _after_masquerade(verdict: Verdict, key: ServiceKey, kernel: KernelService |
         return verdict
     if row in host.masquerades or "nat" in host.failures:
         return verdict
-    return replace(verdict, weight=None, state="preparing", reason="waiting for its masquerade rule")
+    return verdict._replace(weight=None, state="preparing", reason="waiting for its masquerade rule")
 
 
 def _present(kernel: KernelService | None, candidate: Candidate) -> KernelDestination | None:
@@ -260,7 +288,7 @@ def _tiered(verdicts: list[Verdict]) -> list[Verdict]:
         return verdicts
     primary_serves = any(v.weight for v in verdicts if v.candidate.destination.tier is Tier.PRIMARY)
     return [
-        replace(v, weight=0, state="standby", reason="backup: a primary destination serves")
+        v._replace(weight=0, state="standby", reason="backup: a primary destination serves")
         if primary_serves and v.state == "up" and v.candidate.destination.tier is Tier.BACKUP
         else v
         for v in verdicts
@@ -279,7 +307,7 @@ def _last_good(verdicts: list[Verdict], kernel: KernelService | None) -> tuple[l
         present = there.destination.weight if there is not None else 0
         if verdict.state in ("down", "failed") and present:
             reason = f"{verdict.reason}; kept: nothing else serves"
-            verdict = replace(verdict, weight=present, reason=reason, wake_s=None)
+            verdict = verdict._replace(weight=present, reason=reason, wake_s=None)
         kept.append(verdict)
     if not any(verdict.weight for verdict in kept):
         return verdicts, "no destination can serve" if verdicts else ""

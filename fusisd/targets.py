@@ -9,26 +9,16 @@ Does not: decide (target.py does), read a clock, or touch the kernel.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from fusisd import target
 from fusisd.drains import DrainKey
 from fusisd.mappings import changed
 from fusisd.membership import Nodes
-from fusisd.model import CheckTarget, HostSeen, HostWanted, Intent, Masquerade, Path, Service
-from fusisd.target import Target, TargetService, World
+from fusisd.model import CheckTarget, HostSeen, HostWanted, Intent, Path, Service
+from fusisd.target import Target, TargetService, Wishes, World
 from pyipvs import ServiceKey
 
 _SETTLED = frozenset({"up", "standby", "refused"})
-
-
-class Parts(NamedTuple):
-    """What a service wants besides its place in the kernel."""
-
-    checks: frozenset[CheckTarget] = frozenset()
-    vip: str | None = None
-    masquerades: frozenset[Masquerade] = frozenset()
-    paths: frozenset[Path] = frozenset()
 
 
 class Targets:
@@ -39,7 +29,7 @@ class Targets:
         self.services: dict[ServiceKey, TargetService] = {}
         self.conflicts: frozenset[str] = frozenset()
         self._keys: dict[str, ServiceKey] = {}
-        self._parts: dict[str, Parts] = {}
+        self._wishes: dict[str, Wishes] = {}
         self._watchers: dict[CheckTarget, set[str]] = {}
         self._wakes: dict[str, float] = {}
         self._drained: dict[str, tuple[DrainKey, ...]] = {}
@@ -64,10 +54,7 @@ class Targets:
     def host(self) -> HostWanted:
         """What all services together want of the host."""
         if self._host is None:
-            vips = frozenset(parts.vip for parts in self._parts.values() if parts.vip is not None)
-            rows = frozenset[Masquerade]().union(*(parts.masquerades for parts in self._parts.values()))
-            paths = frozenset[Path]().union(*(parts.paths for parts in self._parts.values()))
-            self._host = HostWanted(vips, rows, self._foreign, paths, self._withdrawn)
+            self._host = target.host_wanted(self._wishes.values(), self._foreign, self._withdrawn)
         return self._host
 
     @property
@@ -111,7 +98,7 @@ class Targets:
     def led_to(self, paths: Iterable[Path]) -> set[str]:
         """The services whose destinations any of these paths leads to."""
         wanted = frozenset(paths)
-        return {name for name, parts in self._parts.items() if parts.paths & wanted} if wanted else set()
+        return {name for name, wishes in self._wishes.items() if wishes.paths & wanted} if wanted else set()
 
     def unsettled(self, keys: Iterable[ServiceKey]) -> set[str]:
         """Of these, the services for which it matters what the kernel has: more than destinations that simply serve."""
@@ -137,7 +124,7 @@ class Targets:
                 del services[before.service.key]
             if after is not None:  # in its old place, so that `changed` finds it alone
                 services[after.service.key] = after
-            self._note(name, after)
+            self._note(name, before, after)
         self.services, self.conflicts = services, frozenset(conflicts)
         return keys
 
@@ -152,22 +139,30 @@ class Targets:
         if withdrawn is not self._withdrawn:
             self._withdrawn, self._host = withdrawn, None
 
-    def _note(self, name: str, after: TargetService | None) -> None:
-        """Who watches what, and what is wanted of the host."""
+    def _note(self, name: str, before: TargetService | None, after: TargetService | None) -> None:
+        """Who must be thought of when, and what is wanted of checks and host."""
         self._keys.pop(name, None)
         self._wakes.pop(name, None)
         self._drained.pop(name, None)
         self._counting.discard(name)
-        old, new = self._parts.pop(name, Parts()), Parts()
         if after is not None:
-            new = Parts(after.checks, after.vip, after.masquerades, after.paths)
-            self._keys[name], self._parts[name] = after.service.key, new
+            self._keys[name] = after.service.key
             if (wake_s := after.wake_s) is not None:
                 self._wakes[name] = wake_s
             if any(verdict.candidate.drain is not None for verdict in after.verdicts):
                 self._counting.add(name)
             if drained := tuple(_drained(after)):
                 self._drained[name] = drained
+        if before is None or after is None or not after.wishes_as(before):
+            self._wish(name, after.wishes if after is not None else None)
+
+    def _wish(self, name: str, new: Wishes | None) -> None:
+        """These are a service's wishes now; None: it has none any more."""
+        old = self._wishes.pop(name, Wishes())
+        if new is not None:
+            self._wishes[name] = new
+        else:
+            new = Wishes()
         if old[1:] != new[1:]:
             self._host = None
         for check in old.checks - new.checks:
@@ -208,7 +203,7 @@ def touched_by_host(before: HostSeen, after: HostSeen, services: Mapping[Service
     """The services whose NAT rules came or went, or whose failure did."""
     if (before.masquerades, "nat" in before.failures) == (after.masquerades, "nat" in after.failures):
         return set()
-    return {service.name for service in services.values() if service.masquerades}
+    return {service.name for service in services.values() if service.wishes.masquerades}
 
 
 def touched_by_keys(keys: Iterable[ServiceKey], services: Iterable[Service]) -> set[str]:

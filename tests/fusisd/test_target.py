@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fusisd import membership, target
@@ -141,9 +143,9 @@ def test_nat_waits_for_its_masquerade_rule() -> None:
     built = target.build(world, 0.0)
     assert built.host.masquerades == {row}
     assert weights(built) == {"d1": None}
-    ready = target.replace(world, host=target.HostSeen(masquerades=frozenset({row})))
+    ready = replace(world, host=target.HostSeen(masquerades=frozenset({row})))
     assert weights(target.build(ready, 0.0)) == {"d1": 1}
-    cannot = target.replace(world, host=target.HostSeen(failures={"nat": "no iptables"}))
+    cannot = replace(world, host=target.HostSeen(failures={"nat": "no iptables"}))
     assert weights(target.build(cannot, 0.0)) == {"d1": 1}
 
 
