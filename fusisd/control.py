@@ -36,7 +36,7 @@ from pyipvs import ServiceKey
 
 log = logging.getLogger(__name__)
 
-TURN_BUDGET_S = 0.05  # operations of one turn stop here and go on in the next, so that the loop answers others
+TURN_BUDGET_S = 0.03  # operations of one turn stop here and go on in the next, so that the loop answers others
 DRAIN_RETRY_S = 5.0  # how soon the committer is told again of a drain that is over
 ERROR_PAUSE_S = 0.2
 AT_A_TIME = 200  # destinations that are judged or compared before the clock is looked at again
@@ -231,11 +231,12 @@ class Control:
         seen = self._look.again(now_s, asked, self._targets.draining())
         if not seen:
             return
-        for key in look.drifted(self._world.table, seen, self.owned):
+        news = look.news(self._world.table, seen)
+        for key in look.drifted(self._world.table, news, self.owned):
             self._counts.drift += 1
-            self.journal.drift(self._targets.name_of(key), key, look.told(seen[key]))
-        self._take(fold.kernel(self._world, seen))
-        self._pending |= self.owned.intersection(seen)
+            self.journal.drift(self._targets.name_of(key), key, look.told(news[key]))
+        self._take(fold.kernel(self._world, news))
+        self._pending |= self.owned.intersection(news)
         self._targets.look_at_foreign(self._world)
 
     # What follows from it.

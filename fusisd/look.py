@@ -18,7 +18,7 @@ from pyipvs import Family, ServiceKey
 log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0  # how often the fingerprint is looked at
-SLICE_S = 0.02  # how long one turn reads what changed; the rest waits for the next
+SLICE_S = 0.01  # how long one turn reads what changed; the rest waits for the next, and a command comes in between
 SCRUB_S = 0.005  # and how long it reads what seems unchanged
 
 
@@ -34,13 +34,14 @@ class Look:
         self._stale: dict[ServiceKey, None] = {}
         self._round: deque[ServiceKey] = deque()
         self._period_s = 0.0
+        self._scrub_due = False
         self.cost_s = 0.0
         self.problem = ""
 
     @property
     def next_s(self) -> float:
         """When to look again though nothing happens."""
-        return 0.0 if self._stale else self._period_s
+        return 0.0 if self._stale or self._scrub_due else self._period_s
 
     def overdue(self, now_s: float) -> bool:
         """It was put off for so long that it cannot wait any more."""
@@ -66,17 +67,15 @@ class Look:
     def again(self, now_s: float, asked: bool, drained: Iterable[ServiceKey]) -> Mapping[ServiceKey, KernelService | None]:
         """What was read anew, None for a service that is gone; `asked`: a reader wants the kernel as it is now."""
         periodic = now_s >= self._period_s
-        if not periodic and not asked and not self._stale:
+        if not periodic and not asked and now_s < self.next_s:
             return {}
         if periodic:
-            self._period_s = now_s + PERIOD_S
+            self._period_s, self._scrub_due = now_s + PERIOD_S, True
         try:
             if periodic or asked:
                 self._compare()
                 self._stale.update(dict.fromkeys(drained))
-            found = self._read(self._stale, now_s + SLICE_S)
-            if periodic:
-                found |= self._scrub(now_s + SLICE_S + SCRUB_S)
+            found = self._read_some(now_s, asked or not periodic)
         except OSError as error:
             if not self.problem:
                 log.error("cannot read the kernel reason=%s", error)
@@ -85,6 +84,17 @@ class Look:
             return {}
         self.problem = ""
         self.cost_s = self._clock() - now_s
+        return found
+
+    def _read_some(self, now_s: float, at_least_one: bool) -> dict[ServiceKey, KernelService | None]:
+        """What must be read, and then the scrub's part, as far as this turn has time: the look at the fingerprints of a
+        large table takes all of it."""
+        until_s, found = now_s + SLICE_S, dict[ServiceKey, KernelService | None]()
+        if self._stale and (at_least_one or self._clock() < until_s):
+            found = self._read(self._stale, until_s)
+        if self._scrub_due and not self._stale and (not found and at_least_one or self._clock() < until_s):
+            self._scrub_due = False
+            found |= self._scrub(until_s + SCRUB_S)
         return found
 
     def _compare(self) -> None:
@@ -120,6 +130,24 @@ class Look:
         return found
 
 
+def news(
+    table: KernelTable, seen: Mapping[ServiceKey, KernelService | None]
+) -> Mapping[ServiceKey, KernelService | None]:
+    """Of what was read, what is other than it was known. Rows that are as they were are the known values themselves, so
+    that whoever goes by identity finds what is new alone: after our own changes mostly nothing is."""
+    kept = {key: _kept(table.get(key), service) for key, service in seen.items()}
+    return {key: service for key, service in kept.items() if service is not table.get(key)}
+
+
+def _kept(known: KernelService | None, seen: KernelService | None) -> KernelService | None:
+    if known is None or seen is None:
+        return seen
+    before = known.destinations
+    rows = {key: old if (old := before.get(key)) == row else row for key, row in seen.destinations.items()}
+    same = len(rows) == len(before) and all(row is before.get(key) for key, row in rows.items())
+    return known if same and known.service == seen.service else KernelService(seen.service, rows)
+
+
 def drifted(
     table: KernelTable, seen: Mapping[ServiceKey, KernelService | None], owned: frozenset[ServiceKey]
 ) -> Iterator[ServiceKey]:
@@ -133,7 +161,8 @@ def alike(known: KernelService | None, seen: KernelService | None) -> bool:
         return known is seen
     if known.service != seen.service or known.destinations.keys() != seen.destinations.keys():
         return False
-    return all(known.destinations[key].destination == row.destination for key, row in seen.destinations.items())
+    pairs = ((known.destinations[key], row) for key, row in seen.destinations.items())
+    return all(old is row or old.destination == row.destination for old, row in pairs)
 
 
 def told(service: KernelService | None) -> str:
