@@ -88,6 +88,15 @@ class Verdict(NamedTuple):
         return kernel_destination(self.candidate.destination, self.weight or 0)
 
 
+class Judged(NamedTuple):
+    """A candidate's verdict and the two things that it hangs on besides the time."""
+
+    candidate: Candidate
+    health: Health
+    present: KernelDestination | None
+    verdict: Verdict
+
+
 def judge(
     candidate: Candidate, protocol: Protocol | None, health: Health, present: KernelDestination | None, now_s: float
 ) -> Verdict:
@@ -138,26 +147,26 @@ def candidates(
     service: Service,
     offers: Sequence[Node],
     drains: Mapping[DrainKey, Drain],
-    known: Mapping[str, Candidate] = MappingProxyType({}),
-) -> Iterator[Candidate]:
+    known: Mapping[str, Judged] = MappingProxyType({}),
+) -> Iterator[tuple[Candidate, Judged | None]]:
     """Operators' destinations first: where a node offers the same name or address, the operator's word counts.
 
-    `known` are operators' candidates of before, by name, from a service with the same check that drains as little: the same
-    destination makes the same candidate.
+    `known` are operators' destinations as they were judged before, by name, from a service with the same check that drains
+    as little: the same destination makes the same candidate, which comes with that verdict.
     """
     for destination in service.destinations.values():
         before = known.get(destination.name)
-        if before is not None and before.destination is destination and destination.drain_s is None:
-            yield before
+        if before is not None and before.candidate.destination is destination and destination.drain_s is None:
+            yield before.candidate, before
             continue
         spec = destination.check or service.check or NO_CHECK
         drain, by = _drain_of(service, destination, drains)
         path = path_check(service.key, destination, spec)
-        yield Candidate(destination, None, _check(destination, spec), drain, by, path=path)
+        yield Candidate(destination, None, _check(destination, spec), drain, by, path=path), None
     taken_keys = {one.key: one.name for one in service.destinations.values()} if offers else {}
     for node in offers:
         if node.name not in service.destinations:
-            yield _from_node(service, node, taken_keys, drains)
+            yield _from_node(service, node, taken_keys, drains), None
 
 
 def _from_node(

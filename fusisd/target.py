@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pyipvs
 from fusisd.admission import Policy
 from fusisd.drains import Drain, DrainKey
-from fusisd.judge import UNKNOWN, Candidate, Verdict, candidates, judge, masquerade
+from fusisd.judge import UNKNOWN, Candidate, Judged, Verdict, candidates, judge, masquerade
 from fusisd.membership import Nodes
 from fusisd.model import (
     Announce,
@@ -36,15 +36,6 @@ from fusisd.paths import both
 from fusisd.ports import KernelDestination, KernelService, KernelTable
 from fusisd.state import kernel_service
 from pyipvs import ForwardingMethod, ServiceKey
-
-
-class Judged(NamedTuple):
-    """A candidate's verdict and the two things that it hangs on besides the time."""
-
-    candidate: Candidate
-    health: Health
-    present: KernelDestination | None
-    verdict: Verdict
 
 
 class Basis(NamedTuple):
@@ -226,10 +217,7 @@ def _judged(service: Service, world: World, kernel: KernelService | None, basis:
 
     if basis is not None and basis.service is service and basis.offers is offers and basis.drains is world.drains:
         return Basis(service, offers, world.drains, tuple([judged(row.candidate, row) for row in basis.judged]))
-    known = _known(service, basis)
-    before = {name: row.candidate for name, row in known.items()}
-    found = [(one, known.get(one.destination.name)) for one in candidates(service, offers, world.drains, before)]
-    rows = [judged(one, row if row is not None and row.candidate is one else None) for one, row in found]
+    rows = [judged(*found) for found in candidates(service, offers, world.drains, _known(service, basis))]
     return Basis(service, offers, world.drains, tuple(rows))
 
 
