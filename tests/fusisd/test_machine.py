@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ from fusisd.commands import (
     Command,
     DeleteDestination,
     DeleteService,
+    Pause,
     Release,
+    SetGlobals,
     UpdateDestination,
     UpdateService,
     Withdraw,
@@ -58,8 +61,9 @@ NAMES = ["web", "dns"]
 KEYS = [ServiceKey.parse(text) for text in ("tcp/10.0.0.1:80", "udp/10.0.0.1:80", "tcp/10.0.0.2:80")]
 FOREIGN = ServiceKey.parse("tcp/10.9.9.9:80")
 SETTLING = 6  # turns, a second and a bit apart
-SLOW_S = 0.03  # how far each look at the clock moves it when a turn is slow: two fill the turn's budget
+SLOW_S = 0.02  # how far each look at the clock moves it when a turn is slow: two fill the turn's budget
 LONGEST_S = 120.0
+PAUSE_S = 60.0
 NO_TIME_LEFT_S = 10.0  # a drain's deadline and what settling takes
 
 numbers = st.integers(1, 4)
@@ -96,6 +100,7 @@ commands = st.one_of(
     st.builds(Adopt, names, keys),
     st.builds(Release, names),
     st.builds(Withdraw, st.booleans()),
+    st.builds(SetGlobals, st.builds(pyipvs.Timeouts, *[st.sampled_from([0, 100, 200])] * 3)),
 )
 tags = st.sampled_from(["s:web", "s:dns"]).map(lambda tag: {"role": "agent", tag: "80/route/2"}) | st.just({"role": "agent"})
 lists = st.lists(
@@ -150,7 +155,7 @@ class Machine(RuleBasedStateMachine):
         self.interface = Interface(self.ipvs)
         self.intent, self.drains = Intent(), dict[DrainKey, Drain]()
         self.noted: set[ServiceKey] = set()
-        self.withdrawn = False
+        self.withdrawn, self.paused_until_s = False, 0.0
         self.others: dict[str, Any] = {}  # what is not ours, as it must stay
         self.daemon = self.begun(Beginning(serf_expected=False))
 
@@ -237,6 +242,21 @@ class Machine(RuleBasedStateMachine):
                 self.ipvs.delete_service(key)
         self.settle()
 
+    @rule(command=commands, killed=st.booleans(), expires=st.booleans())
+    def an_operator_pauses(self, command: Command, killed: bool, expires: bool) -> None:
+        """Nothing is changed until the pause ends, by itself or by word; what was asked for meanwhile comes then."""
+        self.submit(Pause(PAUSE_S))
+        before, stands = self.table(), self.interface.standing
+        self.submit(command)
+        health = self.restart() if killed else {}
+        self.checks_tell(health)
+        assert (self.table(), self.interface.standing) == (before, stands)
+        if expires:
+            self.daemon.clock.now_s += PAUSE_S
+        else:
+            self.submit(Pause(0.0))
+        self.settle()
+
     @rule(seconds=st.sampled_from([1.0, 10.0, 40.0, LONGEST_S]))
     def time_passes(self, seconds: float) -> None:
         self.daemon.clock.now_s += seconds
@@ -276,6 +296,7 @@ class Machine(RuleBasedStateMachine):
         changed = targets.touched_by_intent(before, after)
         claimed = frozenset(service.key for name, service in after.services.items() if name in changed)
         self.withdrawn = self.withdrawn if taken.withdrawn is None else taken.withdrawn
+        self.paused_until_s = self.paused_until_s if taken.paused_until_s is None else taken.paused_until_s
         self.intent = state.replace(after, revision=before.revision + 1)
         self.noted = (self.noted | claimed) - taken.let_go
         if isinstance(command, Adopt):
@@ -285,7 +306,9 @@ class Machine(RuleBasedStateMachine):
         if applied:
             let_go = frozenset(taken.let_go)
             self.daemon.control.enter(
-                Committed(self.intent, claimed, (), let_go, dict(self.drains), withdrawn=taken.withdrawn)
+                Committed(
+                    self.intent, claimed, (), let_go, dict(self.drains), taken.paused_until_s, withdrawn=taken.withdrawn
+                )
             )
             self.daemon.clock.step_s = SLOW_S if slow else 0.0
             self.daemon.control.turn()
@@ -314,7 +337,7 @@ class Machine(RuleBasedStateMachine):
         noted, standing = frozenset(self.noted), self.interface.standing
         stored = Beginning(
             self.intent, noted, tuple(memory), True, dict(self.drains), vips=standing, paths=dict(old.paths),
-            withdrawn=self.withdrawn,
+            paused_until_s=self.paused_until_s, withdrawn=self.withdrawn,
         )  # fmt: skip
         self.daemon = self.begun(stored)
         self.daemon.clock.now_s = old.clock.now_s
@@ -339,6 +362,11 @@ class Machine(RuleBasedStateMachine):
     def what_is_not_ours_is_as_it_was(self) -> None:
         table = self.table()
         assert {key: table.get(key) for key in self.others} == self.others
+
+    @invariant()
+    def the_kernel_s_timeouts_are_those_asked_for(self) -> None:
+        pairs = zip(astuple(self.intent.timeouts), astuple(self.ipvs.timeouts()), strict=True)
+        assert all(wanted in (0, there) for wanted, there in pairs)
 
     @invariant()
     def every_service_has_one_owner(self) -> None:
