@@ -173,13 +173,14 @@ class HostPlumbing:
         failures |= {f"sysctl {name}": why for name, why in unread.items()}
         if not switches:
             return
+        noted: Mapping[str, str] = {}
         try:
             noted = await self._store_call(self._local.owned, "sysctl")
             fresh = {switch.name: switch.previous for switch in switches if switch.name not in noted}
             await self._store_call(self._local.claim, "sysctl", fresh)
         except FusisError as error:
             failures["sysctl"] = str(error)
-            return
+            switches = [switch for switch in switches if switch.name in noted]  # the others could not be put back
         for switch in switches:
             try:
                 await self._call(sysctl.write, switch)
