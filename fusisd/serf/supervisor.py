@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 STOP_LIMIT_S = 10.0  # a graceful leave takes 1 to 3 s
 POLL_S = 0.2
 RESTART_AFTER_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+STEADY_S = 60.0  # an agent that ran so long could be started: its death is the first of a row
 
 
 class ManagedAgent:
@@ -113,15 +114,18 @@ class ManagedAgent:
 
     async def supervise(self) -> None:
         """Start it again whenever it is gone, for ever. Raises SupervisorError when it cannot be started."""
-        starts = 0
+        now = asyncio.get_running_loop().time
+        starts, since_s = 0, now()
         while True:
             await asyncio.sleep(POLL_S)
             if self.pid() is None:
+                starts = 0 if now() - since_s > STEADY_S else starts
                 pause_s = RESTART_AFTER_S[min(starts, len(RESTART_AFTER_S) - 1)]
                 starts += 1
                 log.warning("serf agent gone its_log=%s next_try_s=%.1f", self._dir / "agent.log", pause_s)
                 await asyncio.sleep(pause_s)
                 await self.ensure_running()
+                since_s = now()
 
     async def stop(self) -> None:
         """Let it leave the cluster and end; killed when that takes longer than STOP_LIMIT_S."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fusisd.serf import supervisor
 from fusisd.serf.client import connected
 from fusisd.serf.errors import SupervisorError
 from fusisd.serf.keys import load_key, load_or_make_key
@@ -63,15 +64,21 @@ def test_it_starts_is_found_again_and_leaves(tmp_path: Path, agents: Agents) -> 
     asyncio.run(asyncio.wait_for(scenario(), 90))
 
 
-def test_an_agent_that_dies_is_started_again(tmp_path: Path) -> None:
+def test_an_agent_that_dies_is_started_again_and_soon_each_time_when_it_had_run_steadily(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "STEADY_S", 0.0)
+    monkeypatch.setattr(supervisor, "RESTART_AFTER_S", (0.1, 1000.0))
+
     async def scenario() -> None:
         agent = managed(tmp_path)
         await agent.ensure_running()
         supervision = asyncio.ensure_future(agent.supervise())
-        old = agent.pid()
-        assert old is not None
-        os.kill(old, 9)
-        await until(lambda: agent.pid() not in (None, old))
+        for _ in range(2):
+            old = agent.pid()
+            assert old is not None
+            os.kill(old, 9)
+            await until(lambda old=old: agent.pid() not in (None, old))
         supervision.cancel()
         await asyncio.gather(supervision, return_exceptions=True)
         await agent.stop()
