@@ -44,6 +44,12 @@ class Dry:
         self._process.send_signal(number)
         return self._process.wait(30)
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def close(self) -> None:
         """Kill it if it runs."""
         if self._process is not None and self._process.poll() is None:

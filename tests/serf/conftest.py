@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fusisd.dry import Dry
 from tests.serf.agents import Agents
 
 
@@ -24,3 +25,11 @@ def agents(tmp_path: Path) -> Iterator[Agents]:
     """Starts real agents; ends those it started."""
     with Agents(tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def dry(tmp_path: Path) -> Iterator[Dry]:
+    """A fusisd without a kernel, to be started."""
+    running = Dry(tmp_path)
+    yield running
+    running.close()

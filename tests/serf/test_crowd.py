@@ -15,7 +15,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,13 +72,6 @@ def listeners() -> Iterator[Listeners]:
     running = Listeners()
     yield running
     running.end()
-
-
-@pytest.fixture
-def dry(tmp_path: Path) -> Iterator[Dry]:
-    running = Dry(tmp_path)
-    yield running
-    running.close()
 
 
 def names(numbers: frozenset[int] | range) -> set[str]:
