@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,14 @@ def servers(lab: Lab, home: Path, balancer: Balancer) -> Iterator[list[RealServe
     finally:
         for server in started:
             server.stop()
+
+
+@pytest.fixture
+def unchecked(balancer: Balancer) -> Iterator[None]:
+    """The balancer does not check by itself: servers' tags and Serf's word decide."""
+    balancer.client().send("PATCH", "/v1/services/web", {"check": {"kind": "none"}})
+    yield
+    balancer.client().send("PATCH", "/v1/services/web", {"check": None})
 
 
 def nodes(balancer: Balancer) -> dict[str, str]:
@@ -98,6 +107,39 @@ def test_a_server_whose_cable_is_pulled_is_out_and_comes_back(balancer: Balancer
     finally:
         host.run("ip", "link", "set", "eth0", "up")
     poll(lambda: balancer.weights("web")["rs1"] == 1, 60, "its weight to come back")
+
+
+def test_by_its_agent_s_word_alone_a_dead_backend_is_out_and_nothing_is_lost_from_then_on(
+    unchecked: None, balancer: Balancer, servers: list[RealServer]
+) -> None:
+    server = servers[0]
+    with Traffic() as traffic:
+        poll(lambda: traffic.total > 20, what="traffic")
+        server.backend.kill()
+        poll(lambda: balancer.weights("web")["rs1"] == 0, what="weight 0")
+        out_s, total = time.monotonic(), traffic.total
+        poll(lambda: traffic.total > total + 30, what="traffic without it")
+        assert nodes(balancer)["rs1"] == "alive"
+        server.backend.start()
+        poll(lambda: traffic.last["rs1"] > out_s, what="an answer by it again")
+    assert [lost for lost in traffic.lost if lost[0] > out_s] == []
+
+
+def test_by_serf_s_word_alone_a_server_without_power_is_out_and_comes_back(
+    unchecked: None, lab: Lab, balancer: Balancer, servers: list[RealServer]
+) -> None:
+    server = servers[0]
+    lab.cable(server.host, "down")
+    server.kill()
+    try:
+        poll(lambda: nodes(balancer)["rs1"] == "failed", 90, "Serf to notice")
+        poll(lambda: server.host.address not in balancer.host.run("ipvsadm", "-Sn"), what="it to be out")
+        assert {ask(VIP, 80, "client") for _ in range(6)} == {"rs2", "rs3"}
+    finally:
+        lab.cable(server.host, "up")
+    server.start()
+    poll(lambda: balancer.weights("web").get("rs1") == 1, 90, "its return")
+    assert "rs1" in {ask(VIP, 80, "client") for _ in range(6)}
 
 
 def test_a_leaving_server_loses_no_request_and_rejoins(balancer: Balancer, servers: list[RealServer]) -> None:

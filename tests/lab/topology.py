@@ -102,6 +102,10 @@ class Lab:
         """The Ethernet address of a host's LAN interface."""
         return host.run("cat", "/sys/class/net/eth0/address").strip()
 
+    def cable(self, host: Host, state: str) -> None:
+        """Pull a host's cable ("down") or plug it in ("up"), at the switch's end: addresses and routes there stay."""
+        _batch([f"link set {host.name} {state}"], "sw")
+
     def _ports(self) -> list[str]:
         return [line for host in self._lan for line in (f"link set {host.name} master br0", f"link set {host.name} up")]
 

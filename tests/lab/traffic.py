@@ -14,10 +14,13 @@ TIMEOUT_S = 3.0
 
 
 class Traffic:
-    """Requests one after the other from the client's namespace, in a thread of its own; a context manager."""
+    """Requests one after the other from the client's namespace, in a thread of its own; a context manager.
 
-    def __init__(self, vip: str = VIP, port: int = 80, pause_s: float = 0.01) -> None:
-        self._vip, self._port, self._pause_s = vip, port, pause_s
+    `lost`: when each request that got no answer was begun, and why. `last`: when each server answered last.
+    """
+
+    def __init__(self, vip: str = VIP, port: int = 80, pause_s: float = 0.01, timeout_s: float = TIMEOUT_S) -> None:
+        self._vip, self._port, self._pause_s, self._timeout_s = vip, port, pause_s, timeout_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.answers: Counter[str] = Counter()
@@ -33,7 +36,7 @@ class Traffic:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(TIMEOUT_S + 10)
+        self._thread.join(self._timeout_s + 10)
 
     @property
     def total(self) -> int:
@@ -44,9 +47,9 @@ class Traffic:
         while not self._stop.wait(self._pause_s):
             begun_s = time.monotonic()
             try:
-                name = ask(self._vip, self._port, "client", TIMEOUT_S)
+                name = ask(self._vip, self._port, "client", self._timeout_s)
             except OSError as error:
-                self.lost.append((time.monotonic(), str(error) or type(error).__name__))
+                self.lost.append((begun_s, str(error) or type(error).__name__))
             else:
                 self.answers[name] += 1
                 self.last[name] = time.monotonic()
