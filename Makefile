@@ -6,10 +6,10 @@ FUZZ_S ?= 300
 LAB := $(PYTHON) -m tests.lab.run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf bench-metrics fuzz soak clean
+.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf bench-metrics bench-discovery fuzz soak clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
 
 setup: ## Debian packages and the virtual environment
 	@.ci/setup
@@ -57,6 +57,9 @@ bench-serf: setup ## what a Serf cluster of 5,000 members and a storm of 30,000 
 bench-metrics: setup ## what a scrape of /metrics costs at 5,000 destinations, here on a fake kernel and in the lab: two minutes
 	@$(PYTHON) -m tests.bench.metrics
 	@$(LAB) --mem 1G --timeout 900 -- $(PYTHON) -m tests.bench.metrics
+
+bench-discovery: setup ## how soon clients see a server come and go, real Serf on real IPVS: ten minutes; DISCOVERY="--kill 40" for other numbers
+	@$(LAB) --auto --timeout 7200 -- $(PYTHON) -m tests.bench.discovery $(DISCOVERY)
 
 soak: setup ## about an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 300 machines; 150 Serf agents here
 	@tests/promtool

@@ -158,8 +158,17 @@ class RealServer:
 
     def leave(self) -> None:
         """SIGTERM to the agent: it leaves the cluster. The backend goes on."""
+        self.begin_to_leave()
+        self.left()
+
+    def begin_to_leave(self) -> None:
+        """The signal alone; `left` waits for the agent's end."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
+
+    def left(self) -> None:
+        """Wait until the agent has ended."""
+        assert self._process is not None
         self._process.wait(30)
 
     def stop(self) -> None:
