@@ -14,12 +14,15 @@ import json
 from typing import Any
 
 import pyipvs
+from fusisd.checks import CHECK, encode_check
 from fusisd.errors import Invalid
 from fusisd.fields import (
     Reader,
     by_name,
     list_of,
     matching,
+    object_of,
+    object_schema,
     one_of,
     only_once,
     parsed,
@@ -27,17 +30,14 @@ from fusisd.fields import (
     refuse,
     refused_at,
     seconds,
-    short_text,
     text,
-    truth,
+    text_as,
     whole,
     words_of,
 )
 from fusisd.model import (
+    NAME_PATTERN,
     Announce,
-    CheckKind,
-    CheckSettings,
-    CheckSpec,
     Destination,
     Intent,
     Service,
@@ -56,93 +56,10 @@ _PORT = whole(0, 65535)
 _WORD = matching(r"[A-Za-z0-9_-]{1,15}", "must be 1 to 15 letters, digits, _ or -")  # as pyipvs: a module's name
 
 
-# Checks
-
-
-def _decode_codes(value: object, place: str) -> tuple[int, int]:
-    low, _, high = _CODES(value, place).partition("-")
-    if int(high or low) < int(low):
-        refuse(value, place, "must begin with the lower code")
-    return int(low), int(high or low)
-
-
-def _absolute(value: object, place: str) -> tuple[str, ...]:
-    argv = list_of(short_text(4096), 1, 64)(value, place)
-    return argv if argv[0].startswith("/") else refuse(value, place, "must begin with the program's absolute path")
-
-
-_CODES = matching(r"[1-5][0-9]{2}(-[1-5][0-9]{2})?", "must be a status code, or two as 200-399")
-_HEX = matching(r"([0-9a-fA-F]{2}){0,1024}", "must be at most 1024 bytes as hexadecimal digits")
-_HOST = matching(r"[A-Za-z0-9._:\[\]-]{0,255}", "must be a host's name or address")
-_DNS_NAME = matching(
-    r"(?=.{1,254}\Z)(\.|([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?)", "must be a domain name in ASCII (RFC 1035)"
-)
-_RECORDS = ("A", "AAAA", "CNAME", "MX", "NS", "PTR", "SOA", "SRV", "TXT")
-_HTTP: dict[str, Reader[Any]] = {
-    "method": matching(r"[A-Z]{1,16}", "must be a method in capitals"),
-    "path": matching(r"/[!-~]{0,2047}", "must begin with / and be visible ASCII without spaces"),
-    "host": _HOST,
-    "codes": list_of(_decode_codes, 1, 100),
-    "body": short_text(1024),
-}
-_OWN: dict[CheckKind, dict[str, Reader[Any]]] = {
-    CheckKind.NONE: {},
-    CheckKind.TCP: {},
-    CheckKind.HTTP: _HTTP,
-    CheckKind.HTTPS: {**_HTTP, "tls_name": _HOST},
-    CheckKind.UDP: {"send": _HEX, "expect": _HEX},
-    CheckKind.DNS: {"name": _DNS_NAME, "record": one_of({record: record for record in _RECORDS})},
-    CheckKind.SCRIPT: {"argv": _absolute},
-}
-"""What each kind of check may be told besides port and timing."""
-
-_PATH_CHECK = {"path_check": truth}
-_NEEDED = {CheckKind.DNS: ("name",), CheckKind.SCRIPT: ("argv",)}
-_CHOICES = frozenset({"method", "path", "codes", "record"})  # written even when they are the default
-_TIMING: dict[str, Reader[Any]] = {
-    "interval_s": seconds(0.05, 86400),
-    "timeout_s": seconds(0.01, 3600),
-    "rise": whole(1, 1000),
-    "fall": whole(1, 1000),
-    "fast_interval_s": seconds(0.05, 86400),
-}
-_CHECK_KIND: Reader[CheckKind] = one_of(words_of(CheckKind))
-_ASKED = {
-    kind: {"kind": _CHECK_KIND, "port": whole(1, 65535), **_TIMING, **_PATH_CHECK, **own} for kind, own in _OWN.items()
-}
-
-
-def encode_check(check: CheckSpec) -> dict[str, Any]:
-    """A check's document: its kind, its timing, and what this kind asks."""
-    document: dict[str, Any] = {"kind": check.kind.value}
-    if check.port is not None:
-        document["port"] = check.port
-    for name in CheckSpec.__dataclass_fields__:
-        value = getattr(check, name)
-        chosen = name in _CHOICES and name in _OWN[check.kind]
-        if name not in ("kind", "port", "timing") and (chosen or value != getattr(_NO_CHECK, name)):
-            document[name] = _plain(name, value)
-    return document | {name: getattr(check.timing, name) for name in _TIMING}
-
-
-_NO_CHECK = CheckSpec()
-
-
-def _plain(name: str, value: Any) -> Any:
-    if name == "codes":
-        return [str(low) if low == high else f"{low}-{high}" for low, high in value]
-    return list(value) if isinstance(value, tuple) else value
-
-
-def decode_check(document: object, place: str = "") -> CheckSpec:
-    """The check of a document; a key that its kind does not ask for is refused. Raises Invalid."""
-    if not isinstance(document, dict):
-        refuse(document, place, "must be an object")
-    kind = _CHECK_KIND(document.get("kind"), f"{place}.kind".lstrip("."))
-    hint = f" for a check of kind {kind.value}"
-    found = read_object(document, place, _ASKED[kind], ("kind", *_NEEDED.get(kind, ())), hint)
-    timing = {name: found.pop(name) for name in _TIMING if name in found}
-    return CheckSpec(**found, timing=CheckSettings(**timing))
+NAME = text_as(checked_name, pattern=f"^{NAME_PATTERN}$")
+"""What a service or a destination may be called."""
+ADDRESS = text_as(checked_address, anyOf=[{"format": "ipv4"}, {"format": "ipv6"}])
+"""A unicast address."""
 
 
 # Services and destinations
@@ -177,37 +94,32 @@ def _encode_tunnel(tunnel: Tunnel) -> dict[str, Any]:
 
 
 def _decode_tunnel(value: object, place: str) -> Tunnel:
-    found = read_object(value, place, _TUNNEL, ("type",))
+    found = _TUNNEL(value, place)
     with refused_at(place):
         return Tunnel(**found)
 
 
-def _address(value: object, place: str) -> str:
-    return checked_address(text(value, place), place)
-
-
-_TUNNEL: dict[str, Reader[Any]] = {
-    "type": one_of({str(kind): kind for kind in TunnelType}),
-    "port": _PORT,
-    "flags": whole(0, 3),
-}
-_DESTINATION: dict[str, Reader[Any]] = {
-    "address": _address,
+_TUNNEL = object_of(
+    {"type": one_of({str(kind): kind for kind in TunnelType}), "port": _PORT, "flags": whole(0, 3)}, ("type",)
+)
+DESTINATION_FIELDS: dict[str, Reader[Any]] = {
+    "address": ADDRESS,
     "port": _PORT,
     "weight": whole(0, _MOST),
     "method": one_of({str(method): method for method in ForwardingMethod}),
     "upper_threshold": whole(0, 2**32 - 1),
     "lower_threshold": whole(0, 2**32 - 1),
-    "tunnel": _decode_tunnel,
+    "tunnel": Reader(_decode_tunnel, _TUNNEL.schema),
     "tier": one_of(words_of(Tier)),
-    "check": decode_check,
+    "check": CHECK,
     "drain_s": _DRAIN,
 }
+DESTINATION_NEEDS = ("address", "port")
 
 
 def decode_destination(name: str, document: object, place: str = "") -> Destination:
     """The destination of a document; only `address` and `port` must be there. Raises Invalid."""
-    found = read_object(document, place, _DESTINATION, ("address", "port"))
+    found = read_object(document, place, DESTINATION_FIELDS, DESTINATION_NEEDS)
     destination = Destination(checked_name(name, place or "name"), **found)
     with refused_at(place):
         pyipvs.Destination(
@@ -243,9 +155,9 @@ def encode_service(service: Service) -> dict[str, Any]:
     )
 
 
-def _decode_key(value: object, place: str) -> ServiceKey:
+def _parse_key(said: str, place: str) -> ServiceKey:
     with refused_at(place):
-        return ServiceKey.parse(text(value, place))
+        return ServiceKey.parse(said)
 
 
 def _decode_flags(value: object, place: str) -> ServiceFlags:
@@ -253,31 +165,34 @@ def _decode_flags(value: object, place: str) -> ServiceFlags:
 
 
 def _decode_destinations(value: object, place: str) -> dict[str, Destination]:
-    found = by_name(decode_destination)(value, place)
+    found = _BY_NAME(value, place)
     only_once(((row.name, f"{row.address} port {row.port}") for row in found.values()), place)
     return found
 
 
+KEY = text_as(_parse_key, examples=["tcp/10.0.0.1:80", "udp/[fd00::1]:53", "fwmark/7", "fwmark6/7"])
+"""What tells services apart in the kernel, as one text."""
+_BY_NAME = by_name(decode_destination, NAME.schema, object_schema(DESTINATION_FIELDS, DESTINATION_NEEDS))
 _FLAG_LIST = list_of(one_of({(flag.name or "").lower(): flag for flag in ServiceFlags}))
-_SERVICE: dict[str, Reader[Any]] = {
-    "key": _decode_key,
+SERVICE_FIELDS: dict[str, Reader[Any]] = {
+    "key": KEY,
     "scheduler": _WORD,
-    "flags": _decode_flags,
+    "flags": Reader(_decode_flags, _FLAG_LIST.schema),
     "persistence_s": whole(0, _MOST),
     "netmask": whole(1, 128),
     "persistence_engine": _WORD,
     "vip": one_of({"managed": True, "external": False}),
     "announce": one_of(words_of(Announce)),
-    "check": decode_check,
+    "check": CHECK,
     "drain_s": _DRAIN,
-    "destinations": _decode_destinations,
+    "destinations": Reader(_decode_destinations, _BY_NAME.schema),
     "excluded": list_of(text),
 }
 
 
 def decode_service(name: str, document: object, place: str = "") -> Service:
     """The service of a document, every part checked; only `key` must be there. Raises Invalid."""
-    found = read_object(document, place, _SERVICE, ("key",))
+    found = read_object(document, place, SERVICE_FIELDS, ("key",))
     managed, excluded = found.pop("vip", True), frozenset(found.pop("excluded", ()))
     service = Service(checked_name(name, place or "name"), **found, excluded=excluded, vip_managed=managed)
     with refused_at(place):
@@ -310,10 +225,16 @@ def decode_timeouts(document: object, place: str = "") -> Timeouts:
         return Timeouts(**found)
 
 
+TIMEOUTS = Reader(decode_timeouts, object_schema(_TIMEOUTS))
+
+
+_NETWORKS = list_of(text, most=1000)
+
+
 def decode_ranges(document: object, place: str = "ranges") -> tuple[str, ...]:
     """Networks that VIPs are allocated from, in canonical text, no two with an address in common. Raises Invalid."""
     networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
-    for index, given in enumerate(list_of(text, most=1000)(document, place)):
+    for index, given in enumerate(_NETWORKS(document, place)):
         with refused_at(f"{place}[{index}]"):
             network = ipaddress.ip_network(given)
         if network.is_multicast:
@@ -323,6 +244,9 @@ def decode_ranges(document: object, place: str = "ranges") -> tuple[str, ...]:
                 refuse(given, f"{place}[{index}]", f"overlaps {other}")
         networks.append(network)
     return tuple(map(str, networks))
+
+
+RANGES = Reader(decode_ranges, _NETWORKS.schema)
 
 
 def encode_intent(intent: Intent) -> dict[str, Any]:
@@ -340,16 +264,17 @@ def _decode_schema(value: object, place: str) -> int:
 
 
 def _decode_services(value: object, place: str) -> dict[str, Service]:
-    found = by_name(decode_service)(value, place)
+    found = _SERVICES(value, place)
     only_once(((service.name, service.key) for service in found.values()), place)
     return found
 
 
+_SERVICES = by_name(decode_service, NAME.schema, object_schema(SERVICE_FIELDS, ("key",)))
 _INTENT: dict[str, Reader[Any]] = {
-    "schema": _decode_schema,
-    "timeouts": decode_timeouts,
-    "ranges": decode_ranges,
-    "services": _decode_services,
+    "schema": Reader(_decode_schema, whole(1, FILE_SCHEMA).schema),
+    "timeouts": TIMEOUTS,
+    "ranges": RANGES,
+    "services": Reader(_decode_services, _SERVICES.schema),
 }
 
 
@@ -360,6 +285,10 @@ def decode_intent(document: object) -> Intent:
     found = read_object(document, "", _INTENT, ("schema",))
     del found["schema"]
     return Intent(**found)
+
+
+INTENT = Reader(lambda document, place: decode_intent(document), object_schema(_INTENT, ("schema",)))
+"""A whole file."""
 
 
 def export_intent(intent: Intent) -> str:

@@ -1,8 +1,9 @@
 """JSON from outside, read strictly: every value has the type and range that is said, and no key is left unread.
 
-A reader is a function of a value and the place where it stands (`services.web.destinations.d1.port`), which gives what
-the value means or raises Invalid with the place in its sentence. Unknown keys are refused, since what an older fusisd
-does not know it must not drop in silence (the robustness principle turned round: RFC 9413, section 4).
+A reader is asked with a value and the place where it stands (`services.web.destinations.d1.port`), and gives what the
+value means or raises Invalid with the place in its sentence; its schema says the same to others (JSON Schema 2020-12), so
+that what validates and what is documented are one table. Unknown keys are refused, since what an older fusisd does not
+know it must not drop in silence (the robustness principle turned round: RFC 9413, section 4).
 Does not: know what a service is.
 """
 
@@ -13,15 +14,31 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from fusisd.errors import Invalid
 
 T = TypeVar("T")
 
-Reader = Callable[[object, str], T]
+Read = Callable[[object, str], T]
 """(value, place) -> what it means; raises Invalid."""
+
+Schema = Mapping[str, Any]
+"""A JSON Schema as plain data; never changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader(Generic[T]):
+    """What reads a value, and the schema of the values that it takes."""
+
+    read: Read[T]
+    schema: Schema
+
+    def __call__(self, value: object, place: str) -> T:
+        """What the value means. Raises Invalid."""
+        return self.read(value, place)
 
 
 def refuse(value: object, place: str, rule: str) -> NoReturn:
@@ -61,7 +78,7 @@ def _no_constant(word: str) -> NoReturn:
 
 
 def read_object(
-    value: object, place: str, readers: Mapping[str, Reader[Any]], needed: Iterable[str] = (), hint: str = ""
+    value: object, place: str, readers: Mapping[str, Read[Any]], needed: Iterable[str] = (), hint: str = ""
 ) -> dict[str, Any]:
     """What the keys of a JSON object mean, of those that are there; `hint` tells more where a key is not known.
 
@@ -83,31 +100,50 @@ def read_object(
     return found
 
 
-def text(value: object, place: str) -> str:
-    """Any text."""
+def object_schema(fields: Mapping[str, Reader[Any]], needed: Iterable[str] = ()) -> Schema:
+    """The schema of what `read_object` takes."""
+    shown = {name: reader.schema for name, reader in fields.items()}
+    return {"type": "object", "properties": shown, "required": list(needed), "additionalProperties": False}
+
+
+def object_of(fields: Mapping[str, Reader[Any]], needed: Iterable[str] = ()) -> Reader[dict[str, Any]]:
+    """What the fields of an object mean, of those that are there."""
+    needed = tuple(needed)
+    return Reader(lambda value, place: read_object(value, place, fields, needed), object_schema(fields, needed))
+
+
+def _text(value: object, place: str) -> str:
     return value if isinstance(value, str) else refuse(value, place, "must be text")
+
+
+text = Reader(_text, {"type": "string"})
+"""Any text."""
+
+
+def text_as(read: Callable[[str, str], T], **schema: Any) -> Reader[T]:
+    """What a text means to `read`, which is given it and the place; `schema` says more of such a text."""
+    return Reader(lambda value, place: read(text(value, place), place), {"type": "string", **schema})
 
 
 def matching(pattern: str, rule: str) -> Reader[str]:
     """Text that the pattern matches whole; `rule` says what that is (`must be ...`)."""
     compiled = re.compile(pattern)
 
-    def read(value: object, place: str) -> str:
-        return value if compiled.fullmatch(text(value, place)) and isinstance(value, str) else refuse(value, place, rule)
+    def read(said: str, place: str) -> str:
+        return said if compiled.fullmatch(said) else refuse(said, place, rule)
 
-    return read
+    return text_as(read, pattern=f"^({pattern})$")
 
 
 def short_text(longest: int) -> Reader[str]:
     """Text of at most so many characters that UTF-8 can carry, without NUL."""
 
-    def read(value: object, place: str) -> str:
-        found = text(value, place)
-        if len(found) > longest or "\0" in found or any("\ud800" <= letter <= "\udfff" for letter in found):
-            refuse(value, place, f"must be at most {longest} characters of UTF-8 without NUL")
-        return found
+    def read(said: str, place: str) -> str:
+        if len(said) > longest or "\0" in said or any("\ud800" <= letter <= "\udfff" for letter in said):
+            refuse(said, place, f"must be at most {longest} characters of UTF-8 without NUL")
+        return said
 
-    return read
+    return text_as(read, maxLength=longest, pattern="^[^\\u0000]*$")
 
 
 def whole(low: int, high: int) -> Reader[int]:
@@ -118,7 +154,7 @@ def whole(low: int, high: int) -> Reader[int]:
             refuse(value, place, f"must be a whole number from {low} to {high}")
         return value
 
-    return read
+    return Reader(read, {"type": "integer", "minimum": low, "maximum": high})
 
 
 def seconds(low: float, high: float) -> Reader[float]:
@@ -129,12 +165,15 @@ def seconds(low: float, high: float) -> Reader[float]:
             refuse(value, place, f"must be seconds from {low:g} to {high:g}")
         return value
 
-    return read
+    return Reader(read, {"type": "number", "minimum": low, "maximum": high})
 
 
-def truth(value: object, place: str) -> bool:
-    """true or false."""
+def _truth(value: object, place: str) -> bool:
     return value if isinstance(value, bool) else refuse(value, place, "must be true or false")
+
+
+truth = Reader(_truth, {"type": "boolean"})
+"""true or false."""
 
 
 def one_of(words: Mapping[str, T]) -> Reader[T]:
@@ -145,7 +184,7 @@ def one_of(words: Mapping[str, T]) -> Reader[T]:
             refuse(value, place, f"must be one of {', '.join(words)}")
         return words[value]
 
-    return read
+    return Reader(read, {"enum": list(words)})
 
 
 def words_of(kind: type[Enum]) -> dict[str, Any]:
@@ -155,24 +194,25 @@ def words_of(kind: type[Enum]) -> dict[str, Any]:
 
 def list_of(reader: Reader[T], least: int = 0, most: int = 1_000_000) -> Reader[tuple[T, ...]]:
     """A list of what `reader` reads."""
+    schema = {"type": "array", "items": reader.schema, "minItems": least, "maxItems": most}
 
     def read(value: object, place: str) -> tuple[T, ...]:
         if not isinstance(value, list) or not least <= len(value) <= most:
             refuse(value, place, "must be a list" + (f" of {least} to {most}" if least else ""))
         return tuple(reader(item, f"{place}[{index}]") for index, item in enumerate(value))
 
-    return read
+    return Reader(read, schema)
 
 
-def by_name(decode: Callable[[str, object, str], T]) -> Reader[dict[str, T]]:
-    """An object whose keys are names; `decode` is given name, value and place."""
+def by_name(decode: Callable[[str, object, str], T], names: Schema, schema: Schema) -> Reader[dict[str, T]]:
+    """An object whose keys are names; `decode` is given name, value and place. The schemas are of a name, and of a value."""
 
     def read(value: object, place: str) -> dict[str, T]:
         if not isinstance(value, dict):
             refuse(value, place, "must be an object")
         return {name: decode(name, row, f"{place}.{name}") for name, row in value.items()}
 
-    return read
+    return Reader(read, {"type": "object", "propertyNames": names, "additionalProperties": schema})
 
 
 def only_once(identities: Iterable[tuple[str, object]], place: str) -> None:

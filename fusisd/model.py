@@ -18,7 +18,8 @@ from fusisd.errors import Invalid
 from pyipvs import ForwardingMethod, Protocol, ServiceFlags, ServiceKey, Timeouts, Tunnel
 
 # One name is a path segment, a metric label and a part of a Serf tag: letters, digits and . _ : - (no '/', no space).
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
+_NAME = re.compile(NAME_PATTERN + r"\Z")
 
 # Every scheduler of net/netfilter/ipvs/ in Linux 6.1; "none" (no scheduler: drops) is left out on purpose.
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos")

@@ -18,7 +18,7 @@ from typing import Any
 
 from fusisd.agent.probe import Check, parse_check
 from fusisd.errors import Invalid
-from fusisd.fields import Reader, list_of, read_object, seconds, text, truth, whole
+from fusisd.fields import Read, list_of, read_object, seconds, text, text_as, truth, whole
 from fusisd.model import MAX_WEIGHT, Offer, OfferState, Tier, checked_address, checked_name
 from fusisd.tags import encode_all, parse_method
 from pyipvs import ForwardingMethod, Tunnel
@@ -81,14 +81,10 @@ class Config:
         return mine == theirs
 
 
-def _address(value: object, place: str) -> str:
-    return checked_address(text(value, place), place)
-
-
 def _addresses(value: object, place: str) -> tuple[str, ...]:
     """A list, or a text with commas."""
     rows = text(value, place).split(",") if isinstance(value, str) else value
-    return list_of(_address, 1, 16)(rows, place)
+    return list_of(_ADDRESS, 1, 16)(rows, place)
 
 
 def _path(value: object, place: str) -> Path:
@@ -102,30 +98,24 @@ def _method(value: object, place: str) -> tuple[ForwardingMethod, Tunnel | None]
         raise Invalid(f"{place}: {error}", place) from None
 
 
-def _name(value: object, place: str) -> str:
-    return checked_name(text(value, place), place)
-
-
-def _check(value: object, place: str) -> Check:
-    return parse_check(text(value, place), place)
-
-
-_SERVICE: dict[str, Reader[Any]] = {
+_ADDRESS = text_as(checked_address)
+_NAME = text_as(checked_name)
+_SERVICE: dict[str, Read[Any]] = {
     "port": whole(1, 65535),
     "method": _method,
     "weight": whole(0, MAX_WEIGHT),
-    "vip": _address,
+    "vip": _ADDRESS,
     "backup": truth,
     "route_back": truth,
-    "check": _check,
+    "check": text_as(parse_check),
     "balancer_checks": truth,
 }
 _OPTIONS = {"method": "mode", "route_back": "route-back"}
-_TOP: dict[str, Reader[Any]] = {
+_TOP: dict[str, Read[Any]] = {
     "balancer": _addresses,
     "key_file": _path,
     "iface": text,
-    "name": _name,
+    "name": _NAME,
     "state_dir": _path,
     "rpc_port": whole(1, 65535),
     "bind_port": whole(1, 65535),
@@ -141,9 +131,9 @@ def read(line: argparse.Namespace) -> Config:
     for key, value in vars(line).items():
         if key in _TOP and value is not None:
             found[key] = _TOP[key](value, f"--{key.replace('_', '-')}")
-    services = {_name(name, "service"): _service(name, table, f"service.{name}.") for name, table in tables.items()}
+    services = {_NAME(name, "service"): _service(name, table, f"service.{name}.") for name, table in tables.items()}
     if line.service is not None:
-        services[line.service] = _service(_name(line.service, "--service"), _asked(line), "--")
+        services[line.service] = _service(_NAME(line.service, "--service"), _asked(line), "--")
     for key, option in (("balancer", "--balancer"), ("key_file", "--key-file")):
         if key not in found:
             raise Invalid(f"{option} is missing: `fusisctl join-command` on the balancer prints the whole line", key)
@@ -164,7 +154,7 @@ def _whole(found: dict[str, Any], services: dict[str, ServiceConfig]) -> Config:
         key_file=found["key_file"],
         services=services,
         iface=found.get("iface"),
-        name=found.get("name") or _name(hostname(), "--name"),
+        name=found.get("name") or _NAME(hostname(), "--name"),
         state_dir=found.get("state_dir", STATE_DIR),
         rpc_port=found.get("rpc_port", 7373),
         bind_port=found.get("bind_port", 7946),
@@ -214,7 +204,7 @@ def _service(name: str, table: object, place: str) -> ServiceConfig:
     return service
 
 
-def _placed(reader: Reader[Any], place: str) -> Reader[Any]:
+def _placed(reader: Read[Any], place: str) -> Read[Any]:
     return lambda value, _: reader(value, place)
 
 

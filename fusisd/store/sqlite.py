@@ -25,7 +25,7 @@ from fusisd.documents import (
     encode_timeouts,
 )
 from fusisd.errors import Conflict, Invalid, StoreError
-from fusisd.fields import Reader, one_of, parsed, read_object, seconds, text, truth, whole
+from fusisd.fields import Read, one_of, parsed, read_object, seconds, text, truth, whole
 from fusisd.model import Intent, Offer, Service, checked_address, checked_name
 from fusisd.ports import Change, Remembered
 from fusisd.store.file import RECOVER, reported
@@ -263,7 +263,7 @@ def _encode_remembered(row: Remembered) -> dict[str, Any]:
     return document if row.left_s is None else document | {"left_s": row.left_s}
 
 
-_REMEMBERED: dict[str, Reader[Any]] = {
+_REMEMBERED: dict[str, Read[Any]] = {
     "node": text,
     "service": lambda value, place: checked_name(text(value, place), place),
     "address": lambda value, place: checked_address(text(value, place), place),

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusisd.checks import decode_check, encode_check
 from fusisd.documents import (
-    decode_check,
+    INTENT,
     decode_intent,
     decode_ranges,
     decode_service,
-    encode_check,
     encode_intent,
     encode_service,
     export_intent,
@@ -238,3 +240,38 @@ def test_the_shortest_documents_mean_the_defaults() -> None:
     assert decode_ranges(["fd00::/64", "10.0.0.0/24"]) == ("fd00::/64", "10.0.0.0/24")
     flags = decode_service("w", {"key": "fwmark/1", "scheduler": "mh", "flags": ["sched1", "sched2"]}).flags
     assert flags == ServiceFlags.SH_FALLBACK | ServiceFlags.SH_PORT
+
+
+SCHEMA = jsonschema.Draft202012Validator(INTENT.schema, format_checker=jsonschema.FormatChecker())
+WEB = ("services", "web")
+WRONG: list[tuple[tuple[str, ...], Any]] = [
+    (("schema",), True), (("x",), 1), (("timeouts", "tcp_s"), -1), (("ranges",), "10.0.0.0/8"),
+    (("services", "-"), DOCUMENT),
+    ((*WEB, "scheduler"), "a b"), ((*WEB, "flags"), ["one"]), ((*WEB, "netmask"), 0), ((*WEB, "vip"), True),
+    ((*WEB, "check"), {"kind": "tcp", "path": "/"}), ((*WEB, "check"), {"kind": "dns"}), ((*WEB, "check"), {}),
+    ((*WEB, "destinations", "d1", "address"), "10.0.0"), ((*WEB, "destinations", "d1", "port"), 65536),
+    ((*WEB, "destinations", "d1", "tunnel"), {"port": 1}), ((*WEB, "destinations", "d1", "tier"), "third"),
+]  # fmt: skip
+
+
+@given(intents.map(encode_intent) | intents.map(encode_intent).flatmap(spoilt))
+def test_what_is_read_is_what_the_schema_says(document: Any) -> None:
+    try:
+        decode_intent(document)
+    except Invalid:
+        return
+    SCHEMA.validate(document)
+
+
+def test_the_schema_refuses_what_is_refused() -> None:
+    good = {"schema": 1, "services": {"web": DOCUMENT}}
+    assert SCHEMA.is_valid(good)
+    for path, value in WRONG:
+        document = copy.deepcopy(good)
+        place: Any = document
+        for step in path[:-1]:
+            place = place.setdefault(step, {})
+        place[path[-1]] = value
+        assert not SCHEMA.is_valid(document), path
+        with pytest.raises(Invalid):
+            decode_intent(document)

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyipvs
-from fusisd.documents import decode_destination, decode_service, encode_destination, encode_service
+from fusisd.documents import ADDRESS, KEY, decode_destination, decode_service, encode_destination, encode_service
 from fusisd.errors import Invalid
 from fusisd.fields import Reader, one_of, read_object, refused_at, text, whole
-from fusisd.model import Destination, Service, checked_address, checked_name
+from fusisd.model import Destination, Service, checked_name
 from fusisd.ports import DestinationView, ServiceView, Snapshot
 from fusisd.web.v1.asked import merged
 from pyipvs import Family, Protocol, ServiceKey
@@ -28,11 +28,11 @@ _FAMILIES = {"ipv4": Family.INET, "ipv6": Family.INET6}
 _ANY = {Family.INET: "0.0.0.0", Family.INET6: "::"}  # what the door takes for "allocate one"
 _KEY: dict[str, Reader[Any]] = {
     "protocol": one_of({str(protocol): protocol for protocol in Protocol}),
-    "address": lambda value, place: checked_address(text(value, place), place),
+    "address": ADDRESS,
     "port": whole(0, 65535),
     "fwmark": whole(1, 2**32 - 1),
     "family": one_of(_FAMILIES),
-    "key": lambda value, place: _parsed_key(text(value, place), place),
+    "key": KEY,
 }
 
 
@@ -71,11 +71,6 @@ def read_name(asked: Document) -> str:
     if asked.get("name") is None:
         raise Invalid("name is missing", "name")
     return checked_name(text(asked["name"], "name"))
-
-
-def _parsed_key(said: str, place: str) -> ServiceKey:
-    with refused_at(place):
-        return ServiceKey.parse(said)
 
 
 def _read_key(parts: Document) -> ServiceKey:

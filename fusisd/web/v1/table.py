@@ -11,10 +11,10 @@ from typing import Any
 from bottle import request
 
 from fusisd.commands import Adopt, Pause, Release, SetGlobals, Withdraw
-from fusisd.documents import decode_intent, decode_ranges, decode_timeouts, encode_intent
+from fusisd.documents import KEY, NAME, RANGES, TIMEOUTS, decode_intent, encode_intent
 from fusisd.errors import Refused, Unavailable
-from fusisd.fields import Reader, read_object, refused_at, seconds, text
-from fusisd.model import Intent, checked_name
+from fusisd.fields import Reader, read_object, seconds
+from fusisd.model import Intent
 from fusisd.ports import Core
 from fusisd.web.compat import who
 from fusisd.web.v1 import changes, objects
@@ -22,17 +22,10 @@ from fusisd.web.v1.asked import json_object, query
 from fusisd.web.v1.objects import Document
 from fusisd.web.v1.problem import field_of
 from fusisd.web.v1.services import answer, service_answer, service_view
-from pyipvs import ServiceKey
 
-
-def _key(value: object, place: str) -> ServiceKey:
-    with refused_at(place):
-        return ServiceKey.parse(text(value, place))
-
-
-_ADOPT: dict[str, Reader[Any]] = {"name": lambda value, place: checked_name(text(value, place), place), "key": _key}
+_ADOPT: dict[str, Reader[Any]] = {"name": NAME, "key": KEY}
 _PAUSE: dict[str, Reader[Any]] = {"seconds": seconds(0, 86400)}
-_SETTINGS: dict[str, Reader[Any]] = {"timeouts": decode_timeouts, "ranges": decode_ranges}
+_SETTINGS: dict[str, Reader[Any]] = {"timeouts": TIMEOUTS, "ranges": RANGES}
 
 
 class Table:
