@@ -125,7 +125,8 @@ class Door:
             self._promised.discard(address)
             if tried == TRIES:
                 raise Unavailable(f"the first {TRIES} free addresses of the VIP ranges all answer on the wire")
-        raise Unavailable("no VIP is free: give an address, or add a range" if intent.ranges else "there is no VIP range")
+        why = "no VIP is free" if intent.ranges else "there is no VIP range"
+        raise Conflict(f"{why}: give an address, or add a range", "address")
 
     async def _check_wire(self, address: str) -> None:
         if mac := await self._answer(address):

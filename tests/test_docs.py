@@ -16,10 +16,7 @@ import pytest
 import pyipvs
 from fusisd import drains, nodes
 from fusisd.health import states
-from fusisd.web.v1.events import Events
-from fusisd.web.v1.services import Services
-from fusisd.web.v1.statistics import StatisticsRoom
-from fusisd.web.v1.table import Table
+from fusisd.web.app import native_routes
 from pyipvs import cli
 from pyipvs.testing import FakeKernel
 from tests.fusisd.web_helpers import MemoryCore
@@ -74,11 +71,9 @@ def test_every_command_and_option_of_pyipvs_is_in_its_row() -> None:
 
 def test_every_route_of_the_native_api_is_in_its_document() -> None:
     text = (ROOT / "docs" / "api.md").read_text()
-    core = MemoryCore()
-    rooms = (Services(core), Table(core, float), StatisticsRoom(core, float), Events(core))
-    for method, path, _ in [row for room in rooms for row in room.routes()]:
-        shown = re.sub("<[a-z]+>", "{name}", path)
-        assert re.search(rf"`{method}\b[^|]*{re.escape(shown)}`", text), f"{method} {shown}"
+    for route in native_routes(MemoryCore(), float):
+        shown = re.sub("<[a-z]+>", "{name}", route.path)
+        assert re.search(rf"`{route.method}\b[^|]*{re.escape(shown)}`", text), f"{route.method} {shown}"
 
 
 def test_every_make_target_of_the_readme_exists() -> None:

@@ -23,6 +23,9 @@ from fusisd.web.requests import Requests
 from fusisd.web.status import Status
 from fusisd.web.v1 import problem
 from fusisd.web.v1.events import Events
+from fusisd.web.v1.nodes import Nodes
+from fusisd.web.v1.openapi import with_document
+from fusisd.web.v1.routes import Route
 from fusisd.web.v1.services import Services
 from fusisd.web.v1.statistics import StatisticsRoom
 from fusisd.web.v1.table import Table
@@ -40,12 +43,18 @@ def make_app(core: Core, policy: WritePolicy, clock: Callable[[], float] = time.
     requests.watch(app)
     seed, native = _Dialect(_refusal, _failure), _Dialect(problem.refusal, partial(problem.problem, 500))
     plain = (Compat(core), Status(core, clock), Metrics(core, requests, clock))
-    below_v1 = (Services(core), Table(core, clock), StatisticsRoom(core, clock), Events(core))
-    for room, dialect in [*((room, seed) for room in plain), *((room, native) for room in below_v1)]:
-        for method, path, handler in room.routes():
-            # HEAD by name, so that a 405 lists it under Allow
-            app.route(path, ["GET", "HEAD"] if method == "GET" else method, _guarded(handler, policy, dialect))
+    rows = [(*row, seed) for room in plain for row in room.routes()]
+    rows += [(route.method, route.path, partial(route.answer, core), native) for route in native_routes(core, clock)]
+    for method, path, handler, dialect in rows:
+        # HEAD by name, so that a 405 lists it under Allow
+        app.route(path, ["GET", "HEAD"] if method == "GET" else method, _guarded(handler, policy, dialect))
     return app
+
+
+def native_routes(core: Core, clock: Callable[[], float]) -> list[Route]:
+    """Every route of the native API, that of its document among them."""
+    rooms = (Services(core), Table(core, clock), StatisticsRoom(core, clock), Events(core), Nodes(core))
+    return with_document([route for room in rooms for route in room.routes()])
 
 
 class _Dialect(NamedTuple):

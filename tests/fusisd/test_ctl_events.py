@@ -46,7 +46,7 @@ def test_events_are_lines_or_json(journal: Journal, ctl: Ctl) -> None:  # noqa: 
     assert ([event["id"] for event in page["events"]], page["next"]) == (["7f-1", "7f-2", "7f-3", "7f-4"], "7f-4")
     status, said, error = ctl("events", "--after", "old-1")
     assert (status, said.splitlines(), error.startswith("fusisctl: some events are lost")) == (0, LINES, True)
-    assert ctl("events", "--after", "x") == (1, "", "fusisctl: after: 'x' is no id of an event\n")
+    assert ctl("events", "--after", "x") == (1, "", "fusisctl: after 'x' is no id of an event\n")
 
 
 @pytest.mark.parametrize("as_json", [False, True])

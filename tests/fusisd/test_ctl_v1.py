@@ -115,7 +115,7 @@ def test_a_drain_is_begun_listed_and_taken_back(core: LivelyCore, web: Ctl) -> N
     )
     assert web("undrain", "web/rs1") == (0, "web/rs1 is in service\n", "")
     assert core.seen[-1][0] == CancelDrain("web", "rs1")
-    assert json.loads(web("drains", "--json")[1]) == {"drains": []}
+    assert json.loads(web("drains", "--json")[1]) == {"drains": [], "next": None}
     assert web("drain", "web")[0] == 0
     assert web("undrain", "web", "--json")[0] == 0
     assert core.seen[-1][0] == CancelDrain("web")

@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -110,7 +111,7 @@ def test_a_service_is_made_shown_and_has_a_place_and_a_tag(core: MemoryCore, app
     } | {key: answer.json[key] for key in answer.json.keys() - {*WEB, "scheduler", "destinations", "status"}}
     assert core.seen[0][1] == "unix"
     assert call(app, "GET", ONE).json == answer.json
-    assert call(app, "GET", "/v1/services").json == {"services": [answer.json]}
+    assert call(app, "GET", "/v1/services").json == {"services": [answer.json], "next": None}
 
 
 def test_who_asked_is_told_to_the_core(core: MemoryCore, app: Any) -> None:
@@ -298,7 +299,7 @@ def test_a_drain_is_listed_and_cancelled(core: MemoryCore, web: Any) -> None:
     assert [row["destination"] for row in call(web, "GET", "/v1/drains").json["drains"]] == [None]
     assert problem(call(web, "PATCH", ONE, {"scheduler": "lc"}))["status"] == 409
     assert call(web, "DELETE", f"{ONE}/drain").json["status"]["draining"] is False
-    assert call(web, "GET", "/v1/drains").json == {"drains": []}
+    assert call(web, "GET", "/v1/drains").json == {"drains": [], "next": None}
     assert problem(call(web, "DELETE", f"{INSIDE}/d9/drain"))["status"] == 404
 
 
@@ -478,6 +479,46 @@ def test_a_bug_of_ours_is_500_without_its_inside(caplog: pytest.LogCaptureFixtur
     assert (told["status"], "ZeroDivision" in str(told), "ZeroDivision" in caplog.text) == (500, False, True)
 
 
+# Pages and nodes.
+
+
+def in_pages(app: Any, path: str, member: str, limit: int) -> list[list[str]]:
+    """The names of the rows, page by page."""
+    pages: list[list[str]] = []
+    after: str | None = ""
+    while after is not None:
+        found = call(app, "GET", path, QUERY_STRING=f"limit={limit}&after={quote(after, safe='')}").json
+        pages.append([row.get("name") or row.get("key") or row["destination"] for row in found[member]])
+        after = found["next"]
+    return pages
+
+
+def test_a_collection_comes_in_pages_in_the_order_of_names(app: Any, web: Any) -> None:
+    for name in ("c", "a", "b"):
+        call(app, "POST", "/v1/services", {"name": name, "protocol": "tcp", "address": "10.0.0.2", "port": ord(name)})
+        call(app, "POST", INSIDE, {"name": name, "address": "10.0.0.12", "port": 80 + ord(name), "method": "nat"})
+    assert in_pages(app, "/v1/services", "services", 3) == [["a", "b", "c"], ["web"]]
+    assert in_pages(app, "/v1/services", "services", 2) == [["a", "b"], ["c", "web"]]
+    assert in_pages(app, INSIDE, "destinations", 3) == [["a", "b", "c"], ["d1"]]
+    assert in_pages(app, "/v1/foreign", "foreign", 1) == [["tcp/10.9.9.9:80"]]
+    call(app, "DELETE", f"{INSIDE}/a")
+    call(app, "DELETE", f"{INSIDE}/b")
+    assert in_pages(app, "/v1/drains", "drains", 1) == [["a"], ["b"]]
+    assert in_pages(app, "/v1/nodes", "nodes", 1) == [[]]
+    whole = call(app, "GET", "/v1/services").json
+    assert ([one["name"] for one in whole["services"]], whole["next"]) == (["a", "b", "c", "web"], None)
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [("limit=0", "limit"), ("limit=1001", "limit"), ("limit=x", "limit"), ("limit=1.5", "limit"), ("after=%ff", "after")],
+)
+def test_a_page_that_cannot_be_is_refused(app: Any, query: str, field: str) -> None:
+    for path in ("services", "drains", "foreign", "nodes"):
+        answer = call(app, "GET", f"/v1/{path}", QUERY_STRING=query)
+        assert (answer.status, problem(answer)["field"]) == (422, field)
+
+
 # The table as a whole.
 
 
@@ -503,7 +544,7 @@ def test_what_is_foreign_is_listed_and_has_no_place(app: Any) -> None:
     assert row["destinations"] == [
         {"address": "10.0.0.2", "port": 80, "method": "nat", "weight": 3, "active": 4, "inactive": 0}
     ]
-    assert call(app, "GET", "/v1/services").json == {"services": []}
+    assert call(app, "GET", "/v1/services").json == {"services": [], "next": None}
 
 
 def test_adopt_needs_a_name_and_a_key(core: MemoryCore, app: Any) -> None:
@@ -654,7 +695,7 @@ def test_a_foreign_key_is_a_conflict_that_names_adopt_and_adopt_takes_it(ask: An
         for status in (201, 200):
             answer = await ask("POST", "/v1/adopt", {"name": "web", "key": str(WEB_KEY)})
             assert (answer.status, answer.json["scheduler"], answer.json["vip"]) == (status, "sh", "external")
-        assert (await ask("GET", "/v1/foreign")).json == {"foreign": []}
+        assert (await ask("GET", "/v1/foreign")).json == {"foreign": [], "next": None}
         assert (await ask("POST", f"{ONE}/release")).status == 200
         assert w.daemon.weights() == {"10.0.0.11": 4}
         assert [row["key"] for row in (await ask("GET", "/v1/foreign")).json["foreign"]] == [str(WEB_KEY)]
@@ -724,7 +765,25 @@ def test_of_what_has_drained_nothing_is_left_in_the_status(ask: Any) -> None:
         w.daemon.control.enter(MembersSeen((member(1),)))
         await asyncio.sleep(0)
         assert w.daemon.weights() == {}
-        assert (await ask("GET", "/v1/drains")).json == {"drains": []}
+        assert (await ask("GET", "/v1/drains")).json == {"drains": [], "next": None}
         assert (await ask("GET", "/v1/status")).json["drains"] == []
+
+    ask(scenario)
+
+
+def test_nodes_are_listed_with_what_is_wrong_with_them(ask: Any) -> None:
+    async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
+        bad = {"role": "agent", "s:web": "nonsense"}
+        w.daemon.control.enter(MembersSeen((member(2, "failed"), member(1), member(3, tags=bad))))
+        await asyncio.sleep(0)
+        rows = (await ask("GET", "/v1/nodes")).json["nodes"]
+        assert [(row["name"], row["status"], row["services"]) for row in rows] == [
+            ("rs1", "alive", ["web"]), ("rs2", "failed", ["web"]), ("rs3", "alive", []),
+        ]  # fmt: skip
+        assert (rows[0]["problems"], rows[0]["missing"], len(rows[2]["problems"])) == ([], False, 1)
+        one = (await ask("GET", "/v1/nodes/rs2")).json
+        assert {key: one[key] for key in rows[1]} == rows[1] | {"since_s": one["since_s"]}
+        assert [event["text"] for event in one["transitions"]] == ["failed at 10.0.0.12"]
+        assert problem(await ask("GET", "/v1/nodes/rs9"))["status"] == 404
 
     ask(scenario)

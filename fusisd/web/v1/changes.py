@@ -22,9 +22,10 @@ from fusisd.commands import (
 )
 from fusisd.errors import Conflict
 from fusisd.model import Destination, Intent, Service
-from fusisd.web.v1.asked import DRAIN_LIMIT_S
 from fusisd.web.v1.objects import to_allocate
 from pyipvs import Timeouts
+
+DRAIN_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,23 @@ Does not: know how a decision is explained (why.py does).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
-from fusisd.errors import Invalid, NotFound
+from fusisd.documents import NAME
+from fusisd.errors import NotFound
 from fusisd.events import Event
-from fusisd.model import checked_name
+from fusisd.fields import Reader, matching, whole
 from fusisd.ports import Core
-from fusisd.web.v1.asked import query
+from fusisd.web.v1 import shapes
 from fusisd.web.v1.objects import Document
+from fusisd.web.v1.pages import MOST
+from fusisd.web.v1.routes import Route, in_query
 from fusisd.web.v1.services import answer, service_view
 
 PAGE = 100
-MOST = 1000
 TRANSITIONS = 10
+_CURSOR = matching("[A-Za-z0-9]{1,40}-[0-9]{1,20}", "is no id of an event")
+_QUERY: dict[str, Reader[Any]] = {"after": _CURSOR, "limit": in_query(whole(1, MOST)), "service": NAME}
 
 
 class Events:
@@ -28,26 +32,22 @@ class Events:
         """The core is asked anew for each request."""
         self._core = core
 
-    def routes(self) -> list[tuple[str, str, Callable[..., object]]]:
-        """Method, path and handler of each route."""
+    def routes(self) -> list[Route]:
+        """What can be asked."""
+        one, two = "/v1/services/<name>/why", "/v1/services/<name>/destinations/<destination>/why"
         return [
-            ("GET", "/v1/events", self.list_events),
-            ("GET", "/v1/services/<name>/why", self.why_service),
-            ("GET", "/v1/services/<name>/destinations/<destination>/why", self.why_destination),
+            Route("GET", "/v1/events", self.list_events, {200: shapes.EVENTS}, _QUERY),
+            Route("GET", one, self.why_service, {200: shapes.WHY_SERVICE}),
+            Route("GET", two, self.why_destination, {200: shapes.WHY_DESTINATION}),
         ]
 
-    def list_events(self) -> object:
+    def list_events(self, after: str | None = None, limit: int = PAGE, service: str | None = None) -> object:
         """The events after a cursor, or the last ones."""
-        asked = query(("after", "limit", "service"))
-        service = asked.get("service")
-        if service is not None:
-            checked_name(service, "service")
-        page = self._core.events.page(asked.get("after"), _limit(asked.get("limit", str(PAGE))), service)
+        page = self._core.events.page(after, limit, service)
         return answer({"events": [shown(event) for event in page.events], "next": page.next, "missed": page.missed})
 
     def why_service(self, name: str) -> object:
         """A service: VIP, what is applied, refusals, warnings, what decided each weight."""
-        query(())
         told = self._core.snapshot().why(name)
         if told is None:
             raise NotFound(f"there is no service {name!r}")
@@ -55,7 +55,6 @@ class Events:
 
     def why_destination(self, name: str, destination: str) -> object:
         """A destination: every input, and which decided its weight."""
-        query(())
         snapshot = self._core.snapshot()
         told = snapshot.why(name, destination)
         if told is None:
@@ -68,13 +67,6 @@ class Events:
     def _transitions(self, service: str, destination: str, node: str) -> list[Document]:
         found = self._core.events.last(TRANSITIONS, lambda event: event.concerns(service, destination, node))
         return [shown(event) for event in found]
-
-
-def _limit(said: str) -> int:
-    limit = int(said) if said.isascii() and said.isdigit() and len(said) < 6 else 0
-    if not 1 <= limit <= MOST:
-        raise Invalid(f"limit {said!r} must be 1 to {MOST}", "limit")
-    return limit
 
 
 def shown(event: Event) -> Document:

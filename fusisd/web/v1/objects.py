@@ -23,10 +23,10 @@ from pyipvs import Family, Protocol, ServiceKey
 
 Document = dict[str, Any]
 
-_NOT_SETTINGS = ("drain_s", "excluded")  # of fusisd.documents: said in another way, or in `status`
+NOT_SETTINGS = ("drain_s", "excluded")  # of fusisd.documents: said in another way, or in `status`
 _FAMILIES = {"ipv4": Family.INET, "ipv6": Family.INET6}
 _ANY = {Family.INET: "0.0.0.0", Family.INET6: "::"}  # what the door takes for "allocate one"
-_KEY: dict[str, Reader[Any]] = {
+KEY_FIELDS: dict[str, Reader[Any]] = {
     "protocol": one_of({str(protocol): protocol for protocol in Protocol}),
     "address": ADDRESS,
     "port": whole(0, 65535),
@@ -46,10 +46,10 @@ def read_service(name: str, asked: Document) -> Service:
     said = document.pop("name", name)
     if said != name:
         raise Invalid(f"name {said!r} is not that of the path, {name!r}", "name")
-    _refuse_unsettable(document, "", _NOT_SETTINGS)
+    _refuse_unsettable(document, "", NOT_SETTINGS)
     for place, destination in _objects(document.get("destinations")):
         _refuse_unsettable(destination, f"{place}.", ("drain_s",))
-    key = _read_key({part: document.pop(part) for part in _KEY if part in document})
+    key = _read_key({part: document.pop(part) for part in KEY_FIELDS if part in document})
     with _blamed(("persistence_engine", "persistence_s", "netmask", "scheduler", "flag")):
         return decode_service(checked_name(name), {"key": str(key), **document})
 
@@ -75,12 +75,12 @@ def read_name(asked: Document) -> str:
 
 def _read_key(parts: Document) -> ServiceKey:
     if "key" in parts:
-        whole: ServiceKey = read_object(parts, "", {"key": _KEY["key"]}, (), " beside key")["key"]
+        whole: ServiceKey = read_object(parts, "", {"key": KEY_FIELDS["key"]}, (), " beside key")["key"]
         return whole
     if "fwmark" in parts:
-        found = read_object(parts, "", {part: _KEY[part] for part in ("fwmark", "family")}, (), " beside fwmark")
+        found = read_object(parts, "", {part: KEY_FIELDS[part] for part in ("fwmark", "family")}, (), " beside fwmark")
         return ServiceKey.fwmark(found["fwmark"], found.get("family", Family.INET))
-    found = read_object(parts, "", _KEY, ("protocol", "port"), ", or give fwmark")
+    found = read_object(parts, "", KEY_FIELDS, ("protocol", "port"), ", or give fwmark")
     family = found.get("family")
     address = found.get("address") or _ANY[family or Family.INET]
     with refused_at("address"):
@@ -146,7 +146,7 @@ def to_allocate(key: ServiceKey) -> bool:
 def service_document(service: Service) -> Document:
     """What an operator may set of a service; destinations that drain are gone from it."""
     document = encode_service(service)
-    for part in ("key", *_NOT_SETTINGS):
+    for part in ("key", *NOT_SETTINGS):
         document.pop(part, None)
     kept = {name: row for name, row in document.pop("destinations", {}).items() if "drain_s" not in row}
     return {"name": service.name, **_key_document(service.key), **document, "destinations": kept}
@@ -221,9 +221,11 @@ def _foreign_destination(row: DestinationView) -> Document:
     return {**where, "active": row.active, "inactive": row.inactive}
 
 
-def drains(snapshot: Snapshot) -> list[Document]:
-    """What drains: services (`destination` null) and destinations, with their connections and the time that is left."""
-    return [row for view in snapshot.services for row in _drains_of(view)]
+def drains(snapshot: Snapshot) -> list[tuple[str, Document]]:
+    """What drains, with its place: services (`destination` null) and destinations, with their connections and the time that
+    is left."""
+    rows = (row for view in snapshot.services for row in _drains_of(view))
+    return [(f"{row['service']}/{row['destination'] or ''}", row) for row in rows]
 
 
 def _drains_of(view: ServiceView) -> Iterator[Document]:

@@ -8,22 +8,23 @@ Does not: decide what may be (the core does).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
-from bottle import HTTPResponse, request
+from bottle import HTTPResponse
 
 from fusisd.commands import AddDestination, CancelDrain, Command, DeleteDestination, DeleteService
-from fusisd.errors import Conflict, NotFound, Stale
+from fusisd.errors import Conflict, Invalid, NotFound
+from fusisd.fields import Reader, Schema, seconds
 from fusisd.model import Destination, Service
 from fusisd.ports import Core, DestinationView, ServiceView, Snapshot
-from fusisd.web.compat import json_response, render, who
-from fusisd.web.v1 import changes, objects
-from fusisd.web.v1.asked import JSON, MERGE_PATCH, drain_s, etag, expected_revision, json_object, query
+from fusisd.web.compat import json_response, render
+from fusisd.web.v1 import changes, objects, shapes
+from fusisd.web.v1.asked import JSON, MERGE_PATCH, etag, expected_revision
 from fusisd.web.v1.objects import Document
-
-PATCH_TRIES = 3  # a patch without If-Match is made from what is there at that moment, whoever else changes it
+from fusisd.web.v1.pages import PAGED, page
+from fusisd.web.v1.routes import SWITCH, Body, Change, Route, in_query
 
 
 class Services:
@@ -33,188 +34,192 @@ class Services:
         """The core is asked anew for each request."""
         self._core = core
 
-    def routes(self) -> list[tuple[str, str, Callable[..., object]]]:
-        """Method, path and handler of each route."""
+    def routes(self) -> list[Route]:
+        """What can be asked."""
         one, inside = "/v1/services/<name>", "/v1/services/<name>/destinations"
+        two, service, destination = f"{inside}/<destination>", shapes.SERVICE, shapes.DESTINATION
+        made, gone = {200: service, 201: service}, {202: service, 204: None}
+        services, destinations = shapes.listed("services", service), shapes.listed("destinations", destination)
+        put, patch = {200: destination, 201: destination}, _patch(shapes.DESTINATION_PATCH)
         return [
-            ("GET", "/v1/services", self.list_services),
-            ("POST", "/v1/services", self.add_service),
-            ("GET", one, self.show_service),
-            ("PUT", one, self.put_service),
-            ("PATCH", one, self.patch_service),
-            ("DELETE", one, self.delete_service),
-            ("DELETE", f"{one}/drain", self.cancel_service_drain),
-            ("GET", inside, self.list_destinations),
-            ("POST", inside, self.add_destination),
-            ("GET", f"{inside}/<destination>", self.show_destination),
-            ("PUT", f"{inside}/<destination>", self.put_destination),
-            ("PATCH", f"{inside}/<destination>", self.patch_destination),
-            ("DELETE", f"{inside}/<destination>", self.delete_destination),
-            ("DELETE", f"{inside}/<destination>/drain", self.cancel_destination_drain),
-            ("GET", "/v1/drains", self.list_drains),
+            Route("GET", "/v1/services", self.list_services, {200: services}, PAGED),
+            Route("POST", "/v1/services", self.add_service, made, body=_document(shapes.NEW_SERVICE), tagged=True),
+            Route("GET", one, self.show_service, {200: service}, tagged=True),
+            Route("PUT", one, self.put_service, made, body=_document(shapes.SERVICE_ASKED), tagged=True),
+            Route("PATCH", one, self.patch_service, {200: service}, body=_patch(shapes.SERVICE_PATCH), tagged=True),
+            Route("DELETE", one, self.delete_service, gone, REMOVAL, tagged=True),
+            Route("DELETE", f"{one}/drain", self.cancel_service_drain, {200: service}, tagged=True),
+            Route("GET", inside, self.list_destinations, {200: destinations}, PAGED, tagged=True),
+            Route("POST", inside, self.add_destination, put, body=_document(shapes.NEW_DESTINATION), tagged=True),
+            Route("GET", two, self.show_destination, {200: destination}, tagged=True),
+            Route("PUT", two, self.put_destination, put, body=_document(shapes.DESTINATION_ASKED), tagged=True),
+            Route("PATCH", two, self.patch_destination, {200: destination}, body=patch, tagged=True),
+            Route("DELETE", two, self.delete_destination, {202: destination, 204: None}, REMOVAL, tagged=True),
+            Route("DELETE", f"{two}/drain", self.cancel_destination_drain, {200: destination}, tagged=True),
+            Route("GET", "/v1/drains", self.list_drains, {200: shapes.listed("drains", shapes.DRAIN)}, PAGED),
         ]
 
     # Services.
 
-    def list_services(self) -> object:
-        """Those of ours."""
-        snapshot = self._snapshot()
-        shown = [objects.shown_service(view) for view in objects.by_name(snapshot).values()]
-        return answer({"services": shown})
+    def list_services(self, after: str = "", limit: int | None = None) -> object:
+        """Services of ours."""
+        views = objects.by_name(self._core.snapshot())
+        return answer(page("services", views.items(), objects.shown_service, after, limit))
 
     def show_service(self, name: str) -> object:
-        """One of ours."""
-        return service_answer(service_view(self._snapshot(), name))
+        """One service."""
+        return service_answer(service_view(self._core.snapshot(), name))
 
-    def add_service(self) -> object:
-        """Make one."""
-        query(())
-        asked, intent = json_object(), self._core.snapshot().intent
-        name = objects.read_name(asked)
+    def add_service(self, asked: Document) -> Change:
+        """Make a service; the same again changes nothing."""
+        intent, name = self._core.snapshot().intent, objects.read_name(asked)
         known = changes.there(intent, name)
         service = changes.with_its_address(objects.read_service(name, asked), intent)
+        expected_revision(f"service {name}", known.revision if known else None)
         steps = changes.tried(intent, [changes.add(service, intent)])
-        after = self._submit(step.command for step in steps)
-        return service_answer(service_view(after, name), created=known is None)
+        return _service_change(steps, name, created=known is None)
 
-    def put_service(self, name: str) -> object:
+    def put_service(self, name: str, asked: Document) -> Change:
         """Make it so, new or not."""
-        query(())
-        return self._put_service(name, json_object(), self._core.snapshot())
+        return self._put_service(name, asked, self._core.snapshot())
 
-    def patch_service(self, name: str) -> object:
+    def patch_service(self, name: str, asked: Document) -> Change:
         """Change some of it."""
-        query(())
-        patch = json_object(MERGE_PATCH, JSON)
+        snapshot = self._core.snapshot()
+        known = _service(snapshot, name)
+        _refuse_draining(known, f"service {name}")
+        return self._put_service(name, objects.patched(objects.service_document(known), asked), snapshot, known.revision)
 
-        def attempt() -> object:
-            snapshot = self._core.snapshot()
-            known = _service(snapshot, name)
-            _refuse_draining(known, f"service {name}")
-            return self._put_service(name, objects.patched(objects.service_document(known), patch), snapshot, known.revision)
-
-        return _again_when_stale(attempt)
-
-    def _put_service(self, name: str, asked: Document, snapshot: Snapshot, made_from: int | None = None) -> object:
+    def _put_service(self, name: str, asked: Document, snapshot: Snapshot, made_from: int | None = None) -> Change:
         intent = snapshot.intent
         known = changes.there(intent, name)
-        revision = expected_revision(f"service {name}", known.revision if known else None)
         service = changes.with_its_address(objects.read_service(name, asked), intent)
+        revision = expected_revision(f"service {name}", known.revision if known else None)
         whole = asked.get("destinations") is not None or made_from is not None
         revision = made_from if revision is None else revision
         steps = changes.tried(intent, changes.put(service, intent, revision, whole))
-        after = self._submit(step.command for step in steps)
-        return service_answer(service_view(after, name), created=known is None)
+        return _service_change(steps, name, created=known is None)
 
-    def delete_service(self, name: str) -> object:
+    def delete_service(self, name: str, drain_s: float | None = None, now: bool = False) -> Change:
         """Remove it, when its connections have ended or at once."""
-        command = DeleteService(name, drain_s())
+        command = DeleteService(name, _limit(drain_s, now))
         self._check_tag(name)
-        return self._gone_or_draining(self._submit([command]), name)
+        return Change([command], lambda after: _gone_or_draining(after, name))
 
-    def cancel_service_drain(self, name: str) -> object:
+    def cancel_service_drain(self, name: str) -> Change:
         """Take it back into service."""
-        query(())
         self._check_tag(name)
-        return service_answer(service_view(self._submit([CancelDrain(name)]), name))
+        return Change([CancelDrain(name)], lambda after: service_answer(service_view(after, name)))
 
     # Destinations.
 
-    def list_destinations(self, name: str) -> object:
-        """All of a service's, whoever brought them."""
-        view = service_view(self._snapshot(), name)
-        return answer({"destinations": [objects.shown_destination(view, row) for row in view.destinations]}, view=view)
+    def list_destinations(self, name: str, after: str = "", limit: int | None = None) -> object:
+        """All destinations of a service, whoever brought them."""
+        view = service_view(self._core.snapshot(), name)
+        rows = ((row.name, row) for row in view.destinations)
+        shown = page("destinations", rows, lambda row: objects.shown_destination(view, row), after, limit)
+        return answer(shown, view=view)
 
     def show_destination(self, name: str, destination: str) -> object:
-        """One of a service's."""
-        return destination_answer(self._snapshot(), name, destination)
+        """One destination."""
+        return destination_answer(self._core.snapshot(), name, destination)
 
-    def add_destination(self, name: str) -> object:
-        """Add one."""
-        query(())
-        asked = json_object()
+    def add_destination(self, name: str, asked: Document) -> Change:
+        """Add a destination; one that drains is taken back."""
         known = _service(self._core.snapshot(), name)
         one = objects.read_destination(objects.read_name(asked), asked)
-        after = self._submit([AddDestination(name, one)])
-        return destination_answer(after, name, one.name, created=one.name not in known.destinations)
+        there = one.name in known.destinations
+        expected_revision(f"destination {one.name} of {name}", known.revision if there else None)
+        return _destination_change(AddDestination(name, one), name, one.name, created=not there)
 
-    def put_destination(self, name: str, destination: str) -> object:
+    def put_destination(self, name: str, destination: str, asked: Document) -> Change:
         """Make it so, new or not."""
-        query(())
-        return self._put_destination(name, destination, json_object(), _service(self._core.snapshot(), name))
+        return _put_destination(_service(self._core.snapshot(), name), destination, asked)
 
-    def patch_destination(self, name: str, destination: str) -> object:
+    def patch_destination(self, name: str, destination: str, asked: Document) -> Change:
         """Change some of it."""
-        query(())
-        patch = json_object(MERGE_PATCH, JSON)
+        snapshot = self._core.snapshot()
+        known, view = _service(snapshot, name), destination_view(snapshot, name, destination)
+        if destination not in known.destinations:
+            raise Conflict(f"{destination} was brought by Serf: change its agent, or PUT it whole to make it yours")
+        _refuse_draining(known.destinations[destination], f"destination {destination} of {name}")
+        document = objects.patched(objects.shown_destination(*view), asked)
+        return _put_destination(known, destination, document, known.revision)
 
-        def attempt() -> object:
-            snapshot = self._core.snapshot()
-            known, view = _service(snapshot, name), destination_view(snapshot, name, destination)
-            if destination not in known.destinations:
-                raise Conflict(f"{destination} was brought by Serf: change its agent, or PUT it whole to make it yours")
-            _refuse_draining(known.destinations[destination], f"destination {destination} of {name}")
-            document = objects.shown_destination(*view)
-            return self._put_destination(name, destination, objects.patched(document, patch), known, known.revision)
-
-        return _again_when_stale(attempt)
-
-    def _put_destination(
-        self, name: str, destination: str, asked: Document, known: Service, made_from: int | None = None
-    ) -> object:
-        there = destination in known.destinations
-        revision = expected_revision(f"destination {destination} of {name}", known.revision if there else None)
-        one = objects.read_destination(destination, asked)
-        revision = made_from if revision is None else revision
-        after = self._submit([changes.put_destination(known, one, revision)])
-        return destination_answer(after, name, destination, created=not there)
-
-    def delete_destination(self, name: str, destination: str) -> object:
+    def delete_destination(self, name: str, destination: str, drain_s: float | None = None, now: bool = False) -> Change:
         """Remove it, when its connections have ended or at once."""
-        command = DeleteDestination(name, destination, drain_s())
+        command = DeleteDestination(name, destination, _limit(drain_s, now))
         self._check_tag(name)
-        return self._gone_or_draining(self._submit([command]), name, destination)
+        return Change([command], lambda after: _gone_or_draining(after, name, destination))
 
-    def cancel_destination_drain(self, name: str, destination: str) -> object:
+    def cancel_destination_drain(self, name: str, destination: str) -> Change:
         """Take it back into service."""
-        query(())
         self._check_tag(name)
-        return destination_answer(self._submit([CancelDrain(name, destination)]), name, destination)
+        return _destination_change(CancelDrain(name, destination), name, destination, created=False)
 
     # Drains.
 
-    def list_drains(self) -> object:
+    def list_drains(self, after: str = "", limit: int | None = None) -> object:
         """What drains, and how far it is."""
-        return answer({"drains": objects.drains(self._snapshot())})
-
-    # What they share.
-
-    def _snapshot(self) -> Snapshot:
-        query(())
-        return self._core.snapshot()
-
-    def _submit(self, commands: Iterable[Command]) -> Snapshot:
-        return submit(self._core, commands)
+        return answer(page("drains", objects.drains(self._core.snapshot()), lambda row: row, after, limit))
 
     def _check_tag(self, name: str) -> None:
         """The preconditions of a command that carries no revision."""
-        service = self._core.snapshot().intent.services.get(name)
-        expected_revision(f"service {name}", None if service is None else service.revision)
-
-    def _gone_or_draining(self, after: Snapshot, name: str, destination: str | None = None) -> object:
-        """204, or 202 and the object while it drains."""
-        view = objects.by_name(after).get(name)
-        if destination is None and view is not None and view.draining:
-            return service_answer(view, 202)
-        rows = [row for row in view.destinations if row.name == destination] if view is not None else []
-        if view is not None and rows and rows[0].drain_left_s is not None:
-            return answer(objects.shown_destination(view, rows[0]), 202, view=view)
-        return HTTPResponse(b"", 204)
+        expected_revision(f"service {name}", _service(self._core.snapshot(), name).revision)
 
 
-def submit(core: Core, commands: Iterable[Command]) -> Snapshot:
-    """Make each durable and applied, one after the other; the snapshot after the last. Raises Refused."""
-    return [core.submit(command, who(request.environ)) for command in commands][-1]
+# Changes.
+
+REMOVAL: dict[str, Reader[Any]] = {"drain_s": in_query(seconds(0.001, 86400)), "now": SWITCH}
+"""How something is removed."""
+
+
+def _document(schema: Schema) -> Body:
+    """A whole object, which its handler reads by its name."""
+    return Body(Reader(lambda value, place: value, schema))
+
+
+def _patch(schema: Schema) -> Body:
+    """A merge patch of an object."""
+    return Body(Reader(lambda value, place: value, schema), (MERGE_PATCH, JSON))
+
+
+def _limit(drain_s: float | None, now: bool) -> float | None:
+    """How long what is deleted may drain; None: it is cut."""
+    if now and drain_s is not None:
+        raise Invalid("give drain_s, or now=1: not both", "now")
+    return None if now else changes.DRAIN_LIMIT_S if drain_s is None else drain_s
+
+
+def _service_change(steps: Iterable[changes.Step], name: str, created: bool) -> Change:
+    commands = [step.command for step in steps]
+    return Change(commands, lambda after: service_answer(service_view(after, name), created=created))
+
+
+def _destination_change(command: Command, name: str, destination: str, created: bool) -> Change:
+    return Change([command], lambda after: destination_answer(after, name, destination, created))
+
+
+def _put_destination(known: Service, destination: str, asked: Document, made_from: int | None = None) -> Change:
+    one = objects.read_destination(destination, asked)
+    there = destination in known.destinations
+    revision = expected_revision(f"destination {destination} of {known.name}", known.revision if there else None)
+    revision = made_from if revision is None else revision
+    return _destination_change(changes.put_destination(known, one, revision), known.name, destination, created=not there)
+
+
+# Answers.
+
+
+def _gone_or_draining(after: Snapshot, name: str, destination: str | None = None) -> object:
+    """204, or 202 and the object while it drains."""
+    view = objects.by_name(after).get(name)
+    if destination is None and view is not None and view.draining:
+        return service_answer(view, 202)
+    rows = [row for row in view.destinations if row.name == destination] if view is not None else []
+    if view is not None and rows and rows[0].drain_left_s is not None:
+        return answer(objects.shown_destination(view, rows[0]), 202, view=view)
+    return HTTPResponse(b"", 204)
 
 
 def answer(
@@ -266,14 +271,3 @@ def _service(snapshot: Snapshot, name: str) -> Service:
 def _refuse_draining(known: Service | Destination, what: str) -> None:
     if known.drain_s is not None:
         raise Conflict(f"{what} is being deleted: cancel its drain first, or PUT it to add it again")
-
-
-def _again_when_stale(attempt: Callable[[], Any]) -> Any:
-    """What `attempt` gives; again from what is there then, when somebody was quicker and the client named no revision."""
-    for _ in range(PATCH_TRIES - 1):
-        try:
-            return attempt()
-        except Stale:
-            if request.environ.get("HTTP_IF_MATCH") is not None:
-                raise
-    return attempt()

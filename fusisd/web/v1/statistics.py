@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fusisd.ports import Core, Reading, ServiceView
-from fusisd.web.v1 import objects
-from fusisd.web.v1.asked import query
+from fusisd.web.v1 import objects, shapes
 from fusisd.web.v1.objects import Document
+from fusisd.web.v1.routes import Route
 from fusisd.web.v1.services import answer, service_view
 from pyipvs import DestinationStatus, Stats
 
@@ -25,23 +25,22 @@ class StatisticsRoom:
         """`clock` is the one that the readings' times are of."""
         self._core, self._clock = core, clock
 
-    def routes(self) -> list[tuple[str, str, Callable[..., object]]]:
-        """Method, path and handler of each route."""
+    def routes(self) -> list[Route]:
+        """What can be asked."""
+        one = "/v1/services/<name>/statistics"
         return [
-            ("GET", "/v1/statistics", self.show_all),
-            ("GET", "/v1/services/<name>/statistics", self.show_service),
+            Route("GET", "/v1/statistics", self.show_statistics, {200: shapes.STATISTICS}),
+            Route("GET", one, self.show_service_statistics, {200: shapes.SERVICE_STATISTICS}),
         ]
 
-    def show_all(self) -> object:
-        """Those of every service of ours."""
-        query(())
+    def show_statistics(self) -> object:
+        """The kernel's counters of every service of ours."""
         views, reading = objects.by_name(self._core.snapshot()), self._core.statistics()
         shown = {name: _service(view, reading) for name, view in views.items()}
         return answer({**self._when(reading), "services": shown})
 
-    def show_service(self, name: str) -> object:
-        """Those of one."""
-        query(())
+    def show_service_statistics(self, name: str) -> object:
+        """The kernel's counters of one service."""
         view, reading = service_view(self._core.snapshot(), name), self._core.statistics()
         return answer({"name": name, **self._when(reading), **_service(view, reading)})
 

@@ -6,26 +6,27 @@ Does not: decide what may be (the core does).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from bottle import request
 
 from fusisd.commands import Adopt, Pause, Release, SetGlobals, Withdraw
-from fusisd.documents import KEY, NAME, RANGES, TIMEOUTS, decode_intent, encode_intent
+from fusisd.documents import INTENT, KEY, NAME, RANGES, TIMEOUTS, encode_intent
 from fusisd.errors import Refused, Unavailable
-from fusisd.fields import Reader, read_object, seconds
+from fusisd.fields import object_of, seconds
 from fusisd.model import Intent
 from fusisd.ports import Core
 from fusisd.web.compat import who
-from fusisd.web.v1 import changes, objects
-from fusisd.web.v1.asked import json_object, query
+from fusisd.web.v1 import changes, objects, shapes
 from fusisd.web.v1.objects import Document
+from fusisd.web.v1.pages import PAGED, page
 from fusisd.web.v1.problem import field_of
+from fusisd.web.v1.routes import Body, Change, Route
 from fusisd.web.v1.services import answer, service_answer, service_view
+from fusisd.web.v1.shapes import shape
 
-_ADOPT: dict[str, Reader[Any]] = {"name": NAME, "key": KEY}
-_PAUSE: dict[str, Reader[Any]] = {"seconds": seconds(0, 86400)}
-_SETTINGS: dict[str, Reader[Any]] = {"timeouts": TIMEOUTS, "ranges": RANGES}
+_ADOPT = object_of({"name": NAME, "key": KEY}, ("name", "key"))
+_PAUSE = object_of({"seconds": seconds(0, 86400)}, ("seconds",))
+_SETTINGS = object_of({"timeouts": TIMEOUTS, "ranges": RANGES})
 
 
 class Table:
@@ -35,97 +36,78 @@ class Table:
         """`clock` is the one that the snapshots' times are of."""
         self._core, self._clock = core, clock
 
-    def routes(self) -> list[tuple[str, str, Callable[..., object]]]:
-        """Method, path and handler of each route."""
+    def routes(self) -> list[Route]:
+        """What can be asked."""
+        one, foreign = "/v1/services/<name>", shapes.listed("foreign", shapes.FOREIGN)
+        adopted, withdrawn = {200: shapes.SERVICE, 201: shapes.SERVICE}, {200: shapes.WITHDRAWN}
         return [
-            ("POST", "/v1/adopt", self.adopt),
-            ("POST", "/v1/services/<name>/release", self.release),
-            ("POST", "/v1/pause", self.pause),
-            ("POST", "/v1/withdraw", self.withdraw),
-            ("DELETE", "/v1/withdraw", self.take_back),
-            ("GET", "/v1/settings", self.show_settings),
-            ("PUT", "/v1/settings", self.put_settings),
-            ("GET", "/v1/foreign", self.list_foreign),
-            ("GET", "/v1/status", self.status),
-            ("GET", "/v1/export", self.export_all),
-            ("POST", "/v1/import", self.import_all),
+            Route("POST", "/v1/adopt", self.adopt, adopted, body=Body(_ADOPT), refusals=(404,)),
+            Route("POST", f"{one}/release", self.release, {200: shapes.RELEASED}),
+            Route("POST", "/v1/pause", self.pause, {200: shape({"seconds": shapes.NUMBER})}, body=Body(_PAUSE)),
+            Route("POST", "/v1/withdraw", self.withdraw, withdrawn),
+            Route("DELETE", "/v1/withdraw", self.take_back, withdrawn),
+            Route("GET", "/v1/settings", self.show_settings, {200: shapes.SETTINGS}),
+            Route("PUT", "/v1/settings", self.put_settings, {200: shapes.SETTINGS}, body=Body(_SETTINGS)),
+            Route("GET", "/v1/foreign", self.list_foreign, {200: foreign}, PAGED),
+            Route("GET", "/v1/status", self.status, {200: shapes.STATUS}),
+            Route("GET", "/v1/export", self.export_all, {200: INTENT.schema}),
+            Route("POST", "/v1/import", self.import_all, {200: shapes.IMPORTED}, body=Body(INTENT)),
         ]
 
-    def adopt(self) -> object:
+    def adopt(self, asked: Document) -> Change:
         """Make a service of the kernel ours as it stands."""
-        query(())
-        asked = read_object(json_object(), "", _ADOPT, ("name", "key"))
         name, key = asked["name"], asked["key"]
         known = changes.there(self._core.snapshot().intent, name)
         if known is not None and known.key == key:
-            return service_answer(service_view(self._core.snapshot(), name))
-        after = self._core.submit(Adopt(name, key), who(request.environ))
-        return service_answer(service_view(after, name), created=True)
+            return Change([], lambda after: service_answer(service_view(after, name)))
+        return Change([Adopt(name, key)], lambda after: service_answer(service_view(after, name), created=True))
 
-    def release(self, name: str) -> object:
+    def release(self, name: str) -> Change:
         """Forget a service of ours, and leave it in the kernel."""
-        query(())
         service = self._core.snapshot().intent.services.get(name)
-        self._core.submit(Release(name), who(request.environ))
-        return answer({"name": name, "key": None if service is None else str(service.key)})
+        key = None if service is None else str(service.key)
+        return Change([Release(name)], lambda after: answer({"name": name, "key": key}))
 
-    def pause(self) -> object:
+    def pause(self, asked: Document) -> Change:
         """Change nothing in the kernel for a while."""
-        query(())
-        asked = read_object(json_object(), "", _PAUSE, ("seconds",))
-        self._core.submit(Pause(asked["seconds"]), who(request.environ))
-        return answer({"seconds": asked["seconds"]})
+        return Change([Pause(asked["seconds"])], lambda after: answer(asked))
 
-    def withdraw(self) -> object:
+    def withdraw(self) -> Change:
         """Take this balancer out: its VIPs leave the host, the table stays."""
-        query(())
-        return self._withdraw(Withdraw())
+        return _withdraw(Withdraw())
 
-    def take_back(self) -> object:
+    def take_back(self) -> Change:
         """Put its VIPs back."""
-        query(())
-        return self._withdraw(Withdraw(withdrawn=False))
-
-    def _withdraw(self, command: Withdraw) -> object:
-        after = self._core.submit(command, who(request.environ))
-        return answer({"withdrawn": command.withdrawn, "vips": after.status.get("vips", [])})
+        return _withdraw(Withdraw(withdrawn=False))
 
     def show_settings(self) -> object:
         """Timeouts and ranges."""
-        query(())
         return answer(_settings(self._core.snapshot().intent))
 
-    def put_settings(self) -> object:
+    def put_settings(self, asked: Document) -> Change:
         """Set timeouts, ranges or both."""
-        query(())
-        command = SetGlobals(**read_object(json_object(), "", _SETTINGS))
-        return answer(_settings(self._core.submit(command, who(request.environ)).intent))
+        return Change([SetGlobals(**asked)], lambda after: answer(_settings(after.intent)))
 
-    def list_foreign(self) -> object:
+    def list_foreign(self, after: str = "", limit: int | None = None) -> object:
         """What the kernel has and is not ours."""
-        query(())
-        views = self._core.snapshot().services
-        return answer({"foreign": [objects.shown_foreign(view) for view in views if view.foreign]})
+        views = ((str(view.key), view) for view in self._core.snapshot().services if view.foreign)
+        return answer(page("foreign", views, objects.shown_foreign, after, limit))
 
     def status(self) -> object:
         """How the daemon is: as `/status`."""
-        query(())
         snapshot = self._core.snapshot()
         age_ms = round(max(0.0, self._clock() - snapshot.at_s) * 1000, 1)
         return answer({**snapshot.status, "generation": snapshot.generation, "age_ms": age_ms})
 
     def export_all(self) -> object:
         """All intent as a file."""
-        query(())
         return answer(encode_intent(self._core.snapshot().intent))
 
-    def import_all(self) -> object:
+    def import_all(self, asked: Intent) -> object:
         """Make everything of a file so, and remove nothing."""
-        query(())
-        file = decode_intent(json_object())
         snapshot = self._core.snapshot()
-        wanted = {name: changes.with_its_address(one, snapshot.intent) for name, one in file.services.items()}
-        file = Intent(wanted, timeouts=file.timeouts, ranges=file.ranges)
+        wanted = {name: changes.with_its_address(one, snapshot.intent) for name, one in asked.services.items()}
+        file = Intent(wanted, timeouts=asked.timeouts, ranges=asked.ranges)
         steps = changes.tried(snapshot.intent, changes.import_of(file, snapshot.intent))
         done = self._import(steps)
         left_out = [name for name, one in wanted.items() if one.drain_s is not None]
@@ -154,6 +136,12 @@ class Table:
                         refused[step.service] = "its service was refused"
             done.append(row)
         return done
+
+
+def _withdraw(command: Withdraw) -> Change:
+    return Change(
+        [command], lambda after: answer({"withdrawn": command.withdrawn, "vips": after.status.get("vips", [])})
+    )
 
 
 def _row(service: str | None, destination: str | None, outcome: str, reason: str = "") -> Document:

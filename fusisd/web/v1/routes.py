@@ -1,0 +1,97 @@
+"""A route as a value: how it is asked and what it answers. Routing, validation and the OpenAPI document are made of it.
+
+A handler is given what the path, the query and the body mean, and answers; that of a change gives the commands it comes to
+instead, and what to answer once they are made, so that they are made, and tried again, in one place.
+Does not: know what a route is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bottle import request
+
+from fusisd.commands import Command
+from fusisd.errors import Stale
+from fusisd.fields import Reader, Schema, one_of, text
+from fusisd.ports import Core, Snapshot
+from fusisd.web.compat import who
+from fusisd.web.v1.asked import JSON, json_object, query
+
+TRIES = 3  # a change without If-Match is made from what is there at that moment, whoever else changes it
+
+SWITCH = one_of({"0": False, "false": False, "1": True, "true": True})
+"""Yes or no, as a query says it."""
+
+
+def in_query(reader: Reader[Any]) -> Reader[Any]:
+    """A number, as a query writes it."""
+    return Reader(lambda value, place: reader(_number(text(value, place)), place), reader.schema)
+
+
+def _number(said: str) -> object:
+    """The number that is said; what is none stays as it is, for the reader to refuse."""
+    try:
+        return int(said) if said.isascii() and said.isdigit() and len(said) < 20 else float(said)
+    except ValueError:
+        return said
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a request carries: JSON of these media types, the first by choice."""
+
+    reader: Reader[Any]
+    media_types: tuple[str, ...] = (JSON,)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a request comes to: commands, and what is answered when they are made."""
+
+    commands: Sequence[Command]
+    told: Callable[[Snapshot], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`path` as Bottle writes it; `handler` is called with the names of the path, the query and (`asked`) the body;
+    `answers`: the schema of each success, None: no body. `tagged`: it answers with an ETag and heeds preconditions.
+    `refusals`: status codes besides those that every route of its kind may answer."""
+
+    method: str
+    path: str
+    handler: Callable[..., object]
+    answers: Mapping[int, Schema | None]
+    query: Mapping[str, Reader[Any]] = field(default_factory=dict)
+    body: Body | None = None
+    tagged: bool = False
+    refusals: tuple[int, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """What it is for, in a sentence."""
+        return (self.handler.__doc__ or "").partition("\n")[0]
+
+    def answer(self, core: Core, **names: str) -> object:
+        """Answer the request of this thread. Raises FusisError."""
+        asked = {**names, **query(self.query)}
+        if self.body is not None:
+            asked["asked"] = self.body.reader(json_object(*self.body.media_types), "")
+        for _ in range(TRIES - 1):
+            try:
+                return _made(core, self.handler(**asked))
+            except Stale:
+                if request.environ.get("HTTP_IF_MATCH") is not None:
+                    raise
+        return _made(core, self.handler(**asked))
+
+
+def _made(core: Core, result: object) -> object:
+    """The answer; a change is made first."""
+    if not isinstance(result, Change):
+        return result
+    after = [core.submit(command, who(request.environ)) for command in result.commands]
+    return result.told(after[-1] if after else core.snapshot())
