@@ -119,7 +119,7 @@ class Withdraw:
     withdrawn: bool = True
 
 
-Command = (
+One = (
     AddService
     | UpdateService
     | DeleteService
@@ -134,3 +134,13 @@ Command = (
     | Pause
     | Withdraw
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """These in their order, all of them or none: one commit, and one answer."""
+
+    commands: tuple[One, ...]
+
+
+Command = One | Together

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from fusisd import notes, state
-from fusisd.commands import Command, EndDrain
+from fusisd.commands import Command, EndDrain, One
 from fusisd.control import Control
 from fusisd.door import Door
 from fusisd.drains import Drain, DrainKey
@@ -149,7 +149,8 @@ class Committer:
         batch = self._checked(items)
         if not batch.accepted:
             return
-        names = {name for waiting in batch.accepted if (name := state.service_of(waiting.command)) is not None}
+        commands = (command for waiting in batch.accepted for command in state.parts(waiting.command))
+        names = {name for command in commands if (name := state.service_of(command)) is not None}
         change = _change(self._intent, batch.intent, names)
         claimed = {service.key: name for name, service in change.services.items() if service is not None}
         fresh = {key: name for key, name in claimed.items() if key not in self._claimed}
@@ -164,39 +165,50 @@ class Committer:
         self._claimed.update(fresh)
         self._claimed -= batch.notes.let_go
         for waiting in batch.accepted:
-            self._tell(waiting, revision)
+            for command in state.parts(waiting.command):
+                self._tell(command, waiting.who, revision)
         answers = tuple(waiting.answer for waiting in batch.accepted)
         let_go = frozenset(batch.notes.let_go)
         here = (batch.notes.paused_until_s, batch.notes.withdrawn)
         self._owner().enter(Committed(self._intent, frozenset(claimed), answers, let_go, self._drains, *here))
 
-    def _tell(self, waiting: Waiting, revision: int) -> None:
-        command = waiting.command
+    def _tell(self, command: One, who: str, revision: int) -> None:
         service, destination = state.service_of(command) or "", state.destination_of(command) or ""
         text = f"{_described(command)} revision={revision}"
         cause = "its drain is over" if isinstance(command, EndDrain) else ""
         tell = self._owner().journal.tell
-        tell("accepted", text, service=service, destination=destination, who=waiting.who, cause=cause)
+        tell("accepted", text, service=service, destination=destination, who=who, cause=cause)
 
     def _checked(self, items: list[Waiting]) -> Batch:
         """What becomes of the intent and the notes; whoever is refused is answered."""
-        assert self._door is not None, "attach() comes before run()"
         batch = Batch(self._intent, dict(self._drains))
         for waiting in items:
             if waiting.answer.done():
                 continue  # withdrawn by its caller
             try:
-                command = self._door.check(waiting.command, batch.intent)
-                after = state.apply(batch.intent, command)
+                steps = self._steps(waiting.command, batch.intent)
             except Refused as error:
                 _refuse(waiting, error)
                 continue
-            before, batch.intent = batch.intent, after
-            notes.take(batch.notes, command, before, self._owner().target, self._clock())
-            notes.drains_after(batch.drains, batch.notes, command, after, self._clock())
+            for command, before, after in steps:
+                notes.take(batch.notes, command, before, self._owner().target, self._clock())
+                notes.drains_after(batch.drains, batch.notes, command, after, self._clock())
+                batch.intent = after
             batch.accepted.append(waiting)
         notes.keep_wanted(batch.notes, batch.intent)
         return batch
+
+    def _steps(self, command: Command, intent: Intent) -> list[tuple[One, Intent, Intent]]:
+        """Each of its commands, as the door lets it in, with the intent before and after. Raises Refused for all of them."""
+        assert self._door is not None, "attach() comes before run()"
+        steps = []
+        for one in state.parts(command):
+            with state.refusals_of(one):
+                checked = self._door.check(one, intent)
+                after = state.apply(intent, checked)
+            steps.append((checked, intent, after))
+            intent = after
+        return steps
 
     def _write(self, change: Change, taken: Notes, claimed: dict[ServiceKey, str]) -> int:
         """In the store's thread: claim first, then store, then let go. The revision."""
@@ -257,7 +269,7 @@ def _refuse(waiting: Waiting, error: Refused) -> None:
         waiting.answer.set_exception(error)
 
 
-def _described(command: Command) -> str:
+def _described(command: One) -> str:
     """A command in a few words: what it is, and its figures."""
     found = ((name, getattr(command, name, None)) for name in ("drain_s", "seconds", "withdrawn"))
     return " ".join([type(command).__name__, *(f"{name}={value}" for name, value in found if value is not None)])

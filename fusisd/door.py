@@ -7,13 +7,14 @@ Does not: change anything, or know what intent alone forbids (state.py does).
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pyipvs
 from fusisd import state
-from fusisd.commands import AddService, Adopt, Command, DeleteDestination, Pause, SetGlobals, UpdateService
+from fusisd.commands import AddService, Adopt, Command, DeleteDestination, One, Pause, SetGlobals, Together, UpdateService
 from fusisd.control import Control
 from fusisd.errors import Conflict, FusisError, Invalid, NotFound, Unavailable
 from fusisd.model import Destination, Intent, Service, checked_name
@@ -23,6 +24,7 @@ from pyipvs import ServiceKey
 ANY = {4: "0.0.0.0", 6: "::"}
 """The address of a service whose VIP is to be allocated, by IP version."""
 MAX_PAUSE_S = 86400.0
+AT_ONCE = 200  # questions on the wire of one command: each takes a second when nobody answers, and a socket
 TRIES = 8  # addresses asked for on the wire until one is free
 
 
@@ -36,6 +38,38 @@ class Door:
 
     async def prepared(self, command: Command, intent: Intent) -> Command:
         """The command with its VIP allocated, once nobody else answers for it. Raises Refused."""
+        if not isinstance(command, Together):
+            return await self._prepared(command, intent, set())
+        return await self._all_prepared(command, intent)
+
+    async def _all_prepared(self, command: Together, intent: Intent) -> Together:
+        """Side by side, since each may wait a second; an address is asked for once. When one is refused all are."""
+        asked, slots = set[str](), asyncio.Semaphore(AT_ONCE)
+
+        async def prepared(one: One) -> One:
+            async with slots:
+                with state.refusals_of(one):
+                    return await self._prepared(one, intent, asked)
+
+        for one in command.commands:
+            if isinstance(one, SetGlobals):
+                intent = state.apply(intent, await prepared(one))
+        tasks: dict[int, asyncio.Task[One]] = {}
+        try:
+            async with asyncio.TaskGroup() as group:
+                for place, one in enumerate(command.commands):
+                    if isinstance(one, AddService | UpdateService):
+                        tasks[place] = group.create_task(prepared(one))
+        except BaseException as error:
+            done = [task for task in tasks.values() if not task.cancelled() and task.exception() is None]
+            self.answered(Together(tuple(task.result() for task in done)))
+            if isinstance(error, BaseExceptionGroup):
+                raise error.exceptions[0] from None
+            raise
+        return Together(tuple(tasks[i].result() if i in tasks else one for i, one in enumerate(command.commands)))
+
+    async def _prepared(self, command: One, intent: Intent, asked: set[str]) -> One:
+        """`asked`: addresses that need not be asked for again."""
         if isinstance(command, SetGlobals) and command.ranges is not None:
             checked_ranges(command.ranges)
         if not isinstance(command, AddService | UpdateService):
@@ -48,16 +82,19 @@ class Door:
             return replace(command, service=await self._allocated(service, known, intent))
         if known is not None and known.key.address == service.key.address:
             return command
-        if service.vip_managed and (address := service.key.address) is not None and address not in self._control.vips:
+        address = service.key.address
+        if service.vip_managed and address is not None and address not in asked and address not in self._control.vips:
+            asked.add(address)
             await self._check_wire(address)
         return command
 
     def answered(self, command: Command) -> None:
         """The command is committed, or refused: an address that was kept for it is free for others."""
-        if isinstance(command, AddService | UpdateService) and command.service.key.address is not None:
-            self._promised.discard(command.service.key.address)
+        for one in state.parts(command):
+            if isinstance(one, AddService | UpdateService) and one.service.key.address is not None:
+                self._promised.discard(one.service.key.address)
 
-    def check(self, command: Command, intent: Intent) -> Command:
+    def check(self, command: One, intent: Intent) -> One:
         """What only the owner of the kernel knows; the command, an adoption with what it found. Raises Refused."""
         match command:
             case AddService(service) | UpdateService(service):

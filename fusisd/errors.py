@@ -19,6 +19,8 @@ class Refused(FusisError):
         """`field` is the model's name of the part that was wrong (`address`, `port` ...), None when it is not one part."""
         super().__init__(message)
         self.field = field
+        self.of = ""
+        """The object that the command was of, of several (`services.web.destinations.d1`); "" = none, or not told."""
 
 
 class Invalid(Refused):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fusisd import state
-from fusisd.commands import Command, DeleteDestination, Pause, Release, Withdraw
+from fusisd.commands import DeleteDestination, One, Pause, Release, Withdraw
 from fusisd.drains import Drain, DrainKey
 from fusisd.errors import Invalid
 from fusisd.model import Intent, Masquerade, Path, Service, checked_address
@@ -35,7 +35,7 @@ class Notes:
     withdrawn: bool | None = None
 
 
-def take(notes: Notes, command: Command, before: Intent, target: Target, now_s: float) -> None:
+def take(notes: Notes, command: One, before: Intent, target: Target, now_s: float) -> None:
     """Note what `command` means, other than for drains."""
     match command:
         case Pause(seconds):
@@ -48,7 +48,7 @@ def take(notes: Notes, command: Command, before: Intent, target: Target, now_s: 
             _release(notes, before, name, target)
 
 
-def drains_after(drains: dict[DrainKey, Drain], notes: Notes, command: Command, after: Intent, now_s: float) -> None:
+def drains_after(drains: dict[DrainKey, Drain], notes: Notes, command: One, after: Intent, now_s: float) -> None:
     """Bring the running drains of the service that a command touched up to date: begun by a delete, over when what
     drained is gone or wanted again. The same again changes the limit and not the beginning."""
     name = state.service_of(command)
@@ -67,7 +67,7 @@ def drains_after(drains: dict[DrainKey, Drain], notes: Notes, command: Command, 
             notes.claims.setdefault("drain", {})[drain_key(key)] = json.dumps([drains[key].since_s, limit_s])
 
 
-def _wanted(service: Service | None, command: Command) -> dict[DrainKey, float | None]:
+def _wanted(service: Service | None, command: One) -> dict[DrainKey, float | None]:
     """What drains of a service, and for how long; None: as it was noted, if it was."""
     if service is None:
         return {}

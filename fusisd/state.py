@@ -7,8 +7,10 @@ Does not: read a clock, the store or the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 
 import pyipvs
 from fusisd.commands import (
@@ -20,14 +22,16 @@ from fusisd.commands import (
     DeleteDestination,
     DeleteService,
     EndDrain,
+    One,
     Pause,
     Release,
     SetGlobals,
+    Together,
     UpdateDestination,
     UpdateService,
     Withdraw,
 )
-from fusisd.errors import Conflict, Invalid, NotFound, Stale
+from fusisd.errors import Conflict, Invalid, NotFound, Refused, Stale
 from fusisd.model import SCHEDULERS, Destination, Intent, Service, checked_name, checked_weight
 from pyipvs import ForwardingMethod, Protocol, ServiceFlags, ServiceKey
 
@@ -38,6 +42,8 @@ _WithinService = DeleteService | AddDestination | UpdateDestination | DeleteDest
 def apply(intent: Intent, command: Command) -> Intent:
     """The intent after `command`; the very same object when nothing changes. Raises Invalid, NotFound, Conflict."""
     match command:
+        case Together(commands):
+            return reduce(apply, commands, intent)
         case AddService(service):
             return _add_service(intent, service)
         case UpdateService(service, revision):
@@ -73,7 +79,23 @@ def _within(service: Service, command: _WithinService) -> Service:
             return _cancel_drain(service, drained)
 
 
-def service_of(command: Command) -> str | None:
+def parts(command: Command) -> tuple[One, ...]:
+    """The commands that it is made of."""
+    return command.commands if isinstance(command, Together) else (command,)
+
+
+@contextmanager
+def refusals_of(command: One) -> Iterator[None]:
+    """A refusal inside tells of which object it is."""
+    try:
+        yield
+    except Refused as error:
+        places = (("services", service_of(command)), ("destinations", destination_of(command)))
+        error.of = error.of or ".".join(f"{kind}.{name}" for kind, name in places if name is not None)
+        raise
+
+
+def service_of(command: One) -> str | None:
     """The name of the one service that a command touches, None for those that touch no service."""
     match command:
         case AddService(service) | UpdateService(service):
@@ -86,7 +108,7 @@ def service_of(command: Command) -> str | None:
             return None
 
 
-def destination_of(command: Command) -> str | None:
+def destination_of(command: One) -> str | None:
     """The name of the one destination that a command concerns, None for those that concern none, or a whole service."""
     match command:
         case AddDestination(_, destination) | UpdateDestination(_, destination):
@@ -179,7 +201,8 @@ def _add_service(intent: Intent, service: Service) -> Intent:
     _check_key(intent, service)
     built = replace(service, destinations=_draining_still(existing))
     for destination in service.destinations.values():
-        built = _add_destination(built, destination)
+        with refusals_of(AddDestination(service.name, destination)):
+            built = _add_destination(built, destination)
     return _with(intent, service.name, built)
 
 

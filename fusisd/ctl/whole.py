@@ -14,7 +14,6 @@ from typing import Any
 from fusisd.ctl import render, words
 from fusisd.ctl.client import Client, CtlError, place
 
-IMPORT_LIMIT_S = 600.0  # every service of the file is a commit and a turn of its own
 _TIMEOUTS = ("tcp_s", "tcp_fin_s", "udp_s")
 
 
@@ -124,7 +123,7 @@ def export_all(client: Client, options: argparse.Namespace) -> int:
 
 
 def import_all(client: Client, options: argparse.Namespace) -> int:
-    """Tell what was done; 1 when something was refused."""
+    """Tell what was done."""
     try:
         text = sys.stdin.read() if str(options.file) == "-" else options.file.read_text("utf-8")
         document = json.loads(text)
@@ -132,18 +131,16 @@ def import_all(client: Client, options: argparse.Namespace) -> int:
         raise CtlError(f"cannot read {options.file}: {error.strerror}") from None
     except ValueError as error:
         raise CtlError(f"{options.file} is no export: {error}") from None
-    answer = client.send("POST", "/v1/import", document, IMPORT_LIMIT_S)
-    status = 0 if answer["complete"] else 1
+    answer = client.send("POST", "/v1/import", document)
     if options.json:
         render.say_json(answer)
-        return status
+        return 0
     told = [row for row in answer["objects"] if row["outcome"] != "unchanged"]
     if not told:
         render.say("nothing to do")
-        return status
-    rows = [(row["outcome"], _object(row), row["reason"]) for row in told]
-    render.table(("OUTCOME", "OBJECT", "REASON"), rows)
-    return status
+        return 0
+    render.table(("OUTCOME", "OBJECT"), [(row["outcome"], _object(row)) for row in told])
+    return 0
 
 
 def _object(row: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fusisd.bridge import Bridge
-from fusisd.commands import AddDestination, AddService, DeleteDestination, DeleteService, Release, SetGlobals
+from fusisd.commands import AddDestination, AddService, DeleteDestination, DeleteService, Release, SetGlobals, Together
 from fusisd.committer import Committer
 from fusisd.counts import Counts
 from fusisd.door import Door
@@ -103,6 +103,54 @@ def test_of_many_at_once_each_gets_its_own_answer(whole: Whole) -> None:
         answers = await asyncio.gather(*(w.committer.submit(c, "test") for c in commands), return_exceptions=True)
         assert [type(a).__name__ for a in answers] == ["Snapshot", "Snapshot", "Conflict", "NotFound"]
         assert w.daemon.weights() == {"10.0.0.11": 1}
+
+    whole.run(scenario)
+
+
+def test_commands_that_belong_together_are_one_commit_or_none(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        await w.committer.submit(AddService(web()), "test")
+        before = w.daemon.control.intent
+        changes = (AddDestination("web", at(1)), AddService(web("dns", "udp/10.0.0.2:53")))
+        w.daemon.ipvs.add_service("tcp/10.0.0.9:80")
+        foreign = AddService(web("theirs", "tcp/10.0.0.9:80"))
+        with pytest.raises(Conflict, match="not ours") as caught:
+            await w.committer.submit(Together((*changes, foreign)), "test")
+        assert caught.value.of == "services.theirs"
+        assert (await w.call(w.intents.load), w.daemon.weights()) == (before, {})
+        assert await w.call(w.local.owned, "service") == {str(WEB_KEY): "web"}
+        await w.committer.submit(Together(changes), "test")
+        assert w.daemon.control.intent.revision == before.revision + 1
+        assert (w.daemon.weights(), len(w.daemon.ipvs.services())) == ({"10.0.0.11": 1}, 3)
+        assert set((await w.call(w.intents.load)).services) == {"web", "dns"}
+
+    whole.run(scenario)
+
+
+def test_of_commands_together_an_address_is_asked_for_once_and_promises_end_with_a_refusal(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        asked: list[str] = []
+        answers = w.daemon.host.answers
+
+        async def answered(address: str) -> str:
+            asked.append(address)
+            return await answers(address)
+
+        w.daemon.host.answers = answered  # type: ignore[method-assign]
+        w.daemon.host.neighbours["10.0.0.9"] = "02:00:00:00:00:07"
+        ranges = SetGlobals(ranges=("10.0.1.0/30",))
+        any_vip = [AddService(web(f"any{n}", f"tcp/0.0.0.0:{n}")) for n in (1, 2)]
+        taken = AddService(web("taken", "tcp/10.0.0.9:80"))
+        with pytest.raises(Conflict, match="02:00:00:00:00:07") as caught:
+            await w.committer.submit(Together((ranges, *any_vip, taken)), "test")
+        assert (caught.value.of, w.daemon.control.intent.revision) == ("services.taken", 0)
+        same = [AddService(web(f"s{port}", f"tcp/10.0.0.2:{port}")) for port in (1, 2, 3)]
+        asked.clear()
+        await w.committer.submit(Together((ranges, *any_vip, *same)), "test")
+        services = w.daemon.control.intent.services
+        allocated = {services[f"any{n}"].key.address for n in (1, 2)}
+        assert allocated == {"10.0.1.1", "10.0.1.2"}, "nothing is kept of the first try"
+        assert asked.count("10.0.0.2") == 1
 
     whole.run(scenario)
 

@@ -1,28 +1,30 @@
-"""From what was asked for to the commands that make it so: pure, tried out on the intent before the first is submitted.
+"""From what was asked for to the commands that make it so: pure, tried out on the intent before they are submitted.
 
-The core takes one command at a time, so a document that changes much is several; what intent alone refuses is known
-before any of them is made durable.
+A document that changes much is several commands, which are made together; what intent alone refuses of them is known
+before the door is asked.
 Does not: submit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from fusisd import state
 from fusisd.commands import (
     AddDestination,
     AddService,
-    Command,
     DeleteDestination,
+    One,
     SetGlobals,
     UpdateDestination,
     UpdateService,
 )
-from fusisd.errors import Conflict
+from fusisd.errors import Conflict, Refused
 from fusisd.model import Destination, Intent, Service
 from fusisd.web.v1.objects import to_allocate
+from fusisd.web.v1.problem import field_of
 from pyipvs import Timeouts
 
 DRAIN_LIMIT_S = 60.0
@@ -34,7 +36,7 @@ class Step:
 
     service: str | None
     destination: str | None
-    command: Command
+    command: One
     outcome: str
 
 
@@ -53,7 +55,7 @@ def with_its_address(service: Service, intent: Intent) -> Service:
     return replace(service, key=replace(service.key, address=known.key.address)) if same else service
 
 
-def add(service: Service, intent: Intent) -> Command:
+def add(service: Service, intent: Intent) -> One:
     """Make a new service; the same again changes nothing. Raises Conflict."""
     known = there(intent, service.name)
     if known is not None and any(known.destinations.get(name) != one for name, one in service.destinations.items()):
@@ -61,7 +63,7 @@ def add(service: Service, intent: Intent) -> Command:
     return AddService(service)
 
 
-def put(service: Service, intent: Intent, revision: int | None, whole: bool) -> Iterator[Command]:
+def put(service: Service, intent: Intent, revision: int | None, whole: bool) -> Iterator[One]:
     """Make it so, whether it is there or not. `whole`: its destinations are all that it should have, the others drain."""
     known = there(intent, service.name)
     if known is None:
@@ -74,20 +76,20 @@ def put(service: Service, intent: Intent, revision: int | None, whole: bool) -> 
             yield DeleteDestination(service.name, name, DRAIN_LIMIT_S)
 
 
-def _destinations(wanted: Iterable[Destination], known: Service) -> Iterator[Command]:
+def _destinations(wanted: Iterable[Destination], known: Service) -> Iterator[One]:
     for one in wanted:
         if known.destinations.get(one.name) != one:
             yield put_destination(known, one)
 
 
-def put_destination(known: Service, one: Destination, revision: int | None = None) -> Command:
+def put_destination(known: Service, one: Destination, revision: int | None = None) -> One:
     """Make the destination so, whether an operator named it before or not."""
     if one.name in known.destinations:
         return UpdateDestination(known.name, one, revision)
     return AddDestination(known.name, one)
 
 
-def import_of(file: Intent, intent: Intent) -> Iterator[Command]:
+def import_of(file: Intent, intent: Intent) -> Iterator[One]:
     """Make everything of a file so, and remove nothing. What drained when it was exported is left out."""
     timeouts = file.timeouts if file.timeouts != Timeouts() else None
     yield SetGlobals(timeouts, file.ranges or None)
@@ -97,26 +99,33 @@ def import_of(file: Intent, intent: Intent) -> Iterator[Command]:
             yield from put(replace(service, destinations=kept), intent, None, whole=False)
 
 
-def tried(intent: Intent, commands: Iterable[Command]) -> list[Step]:
-    """The commands with what comes of each. Raises Refused for what intent alone forbids."""
+def tried(intent: Intent, commands: Iterable[One]) -> list[Step]:
+    """The commands with what comes of each. Raises Refused for what intent alone forbids, which tells of which object."""
     steps = []
     for command in commands:
-        after = state.apply(intent, command)
-        steps.append(Step(*_concerns(command), command, "unchanged" if after is intent else _outcome(intent, command)))
+        with state.refusals_of(command):
+            after = state.apply(intent, command)
+        outcome = "unchanged" if after is intent else _outcome(intent, command)
+        steps.append(Step(state.service_of(command), state.destination_of(command), command, outcome))
         intent = after
     return steps
 
 
-def _concerns(command: Command) -> tuple[str | None, str | None]:
-    match command:
-        case AddDestination(service, one) | UpdateDestination(service, one):
-            return service, one.name
-        case DeleteDestination(service, name):
-            return service, name
-    return state.service_of(command), None
+@contextmanager
+def told_of(base: str) -> Iterator[None]:
+    """A refusal inside is worded for who asked about `base` (`services.web`, "" = a whole file): of what is in it, the place
+    is named, too."""
+    try:
+        yield
+    except Refused as error:
+        if error.of not in ("", base) and error.of.startswith(base):
+            place = error.of[len(base) :].removeprefix(".")
+            error.field = place if error.field is None else f"{place}.{field_of(error)}"
+            error.args = (f"{place}: {error}",)
+        raise
 
 
-def _outcome(before: Intent, command: Command) -> str:
+def _outcome(before: Intent, command: One) -> str:
     new = isinstance(command, AddDestination) or (
         isinstance(command, AddService) and command.service.name not in before.services
     )

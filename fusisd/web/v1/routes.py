@@ -13,12 +13,13 @@ from typing import Any
 
 from bottle import request
 
-from fusisd.commands import Command
+from fusisd.commands import One, Together
 from fusisd.errors import Stale
 from fusisd.fields import Reader, Schema, one_of, text
 from fusisd.ports import Core, Snapshot
 from fusisd.web.compat import who
 from fusisd.web.v1.asked import JSON, json_object, query
+from fusisd.web.v1.changes import told_of
 
 TRIES = 3  # a change without If-Match is made from what is there at that moment, whoever else changes it
 
@@ -49,10 +50,12 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a request comes to: commands, and what is answered when they are made."""
+    """What a request comes to: commands, which are made together or not at all; what is answered when they are made; and
+    what was asked about (`services.web`; "": a whole file), so that a refusal names the place in it."""
 
-    commands: Sequence[Command]
+    commands: Sequence[One]
     told: Callable[[Snapshot], object]
+    of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,5 +96,8 @@ def _made(core: Core, result: object) -> object:
     """The answer; a change is made first."""
     if not isinstance(result, Change):
         return result
-    after = [core.submit(command, who(request.environ)) for command in result.commands]
-    return result.told(after[-1] if after else core.snapshot())
+    if not result.commands:
+        return result.told(core.snapshot())
+    command = result.commands[0] if len(result.commands) == 1 else Together(tuple(result.commands))
+    with told_of(result.of):
+        return result.told(core.submit(command, who(request.environ)))

@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 from bottle import HTTPResponse
 
-from fusisd.commands import AddDestination, CancelDrain, Command, DeleteDestination, DeleteService
+from fusisd.commands import AddDestination, CancelDrain, DeleteDestination, DeleteService, One
 from fusisd.errors import Conflict, Invalid, NotFound
 from fusisd.fields import Reader, Schema, seconds
-from fusisd.model import Destination, Service
+from fusisd.model import Destination, Intent, Service
 from fusisd.ports import Core, DestinationView, ServiceView, Snapshot
 from fusisd.web.compat import json_response, render
 from fusisd.web.v1 import changes, objects, shapes
@@ -76,8 +76,7 @@ class Services:
         known = changes.there(intent, name)
         service = changes.with_its_address(objects.read_service(name, asked), intent)
         expected_revision(f"service {name}", known.revision if known else None)
-        steps = changes.tried(intent, [changes.add(service, intent)])
-        return _service_change(steps, name, created=known is None)
+        return _service_change(intent, [changes.add(service, intent)], name, created=known is None)
 
     def put_service(self, name: str, asked: Document) -> Change:
         """Make it so, new or not."""
@@ -97,8 +96,8 @@ class Services:
         revision = expected_revision(f"service {name}", known.revision if known else None)
         whole = asked.get("destinations") is not None or made_from is not None
         revision = made_from if revision is None else revision
-        steps = changes.tried(intent, changes.put(service, intent, revision, whole))
-        return _service_change(steps, name, created=known is None)
+        commands = changes.put(service, intent, revision, whole)
+        return _service_change(intent, commands, name, created=known is None)
 
     def delete_service(self, name: str, drain_s: float | None = None, now: bool = False) -> Change:
         """Remove it, when its connections have ended or at once."""
@@ -191,13 +190,17 @@ def _limit(drain_s: float | None, now: bool) -> float | None:
     return None if now else changes.DRAIN_LIMIT_S if drain_s is None else drain_s
 
 
-def _service_change(steps: Iterable[changes.Step], name: str, created: bool) -> Change:
-    commands = [step.command for step in steps]
-    return Change(commands, lambda after: service_answer(service_view(after, name), created=created))
+def _service_change(intent: Intent, commands: Iterable[One], name: str, created: bool) -> Change:
+    of = f"services.{name}"
+    with changes.told_of(of):
+        steps = changes.tried(intent, commands)
+    made = [step.command for step in steps]
+    return Change(made, lambda after: service_answer(service_view(after, name), created=created), of)
 
 
-def _destination_change(command: Command, name: str, destination: str, created: bool) -> Change:
-    return Change([command], lambda after: destination_answer(after, name, destination, created))
+def _destination_change(command: One, name: str, destination: str, created: bool) -> Change:
+    of = f"services.{name}.destinations.{destination}"
+    return Change([command], lambda after: destination_answer(after, name, destination, created), of)
 
 
 def _put_destination(known: Service, destination: str, asked: Document, made_from: int | None = None) -> Change:

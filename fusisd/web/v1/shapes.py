@@ -242,18 +242,9 @@ STATISTICS = shape({**_READ, "services": named(shape(_OF_SERVICE))})
 SERVICE_STATISTICS = shape({"name": TEXT, **_READ, **_OF_SERVICE})
 RELEASED = shape({"name": TEXT, "key": or_null(KEY.schema)})
 WITHDRAWN = shape({"withdrawn": TRUTH, "vips": TEXTS})
-IMPORTED = shape(
-    {
-        "complete": TRUTH,
-        "objects": {
-            "type": "array",
-            "items": shape(
-                {"service": or_null(TEXT), "destination": or_null(TEXT), "outcome": TEXT, "reason": TEXT},
-                {"field": or_null(TEXT)},
-            ),
-        },
-    }
-)
+_OUTCOME: Schema = {"enum": ["created", "changed", "unchanged", "skipped"]}
+_OBJECT: dict[str, Schema] = {"service": or_null(TEXT), "destination": or_null(TEXT)}
+IMPORTED = shape({"objects": {"type": "array", "items": shape({**_OBJECT, "outcome": _OUTCOME})}})
 PROBLEM = shape({"type": TEXT, "title": TEXT, "status": COUNT, "detail": TEXT}, {"field": TEXT})
 REFUSED_UNREAD = shape({"error": TEXT})
 """What is no request that HTTP allows is answered so before anybody knows its path."""

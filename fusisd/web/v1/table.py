@@ -6,20 +6,16 @@ Does not: decide what may be (the core does).
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from bottle import request
+from dataclasses import replace
 
 from fusisd.commands import Adopt, Pause, Release, SetGlobals, Withdraw
 from fusisd.documents import INTENT, KEY, NAME, RANGES, TIMEOUTS, encode_intent
-from fusisd.errors import Refused, Unavailable
 from fusisd.fields import object_of, seconds
 from fusisd.model import Intent
 from fusisd.ports import Core
-from fusisd.web.compat import who
 from fusisd.web.v1 import changes, objects, shapes
 from fusisd.web.v1.objects import Document
 from fusisd.web.v1.pages import PAGED, page
-from fusisd.web.v1.problem import field_of
 from fusisd.web.v1.routes import Body, Change, Route
 from fusisd.web.v1.services import answer, service_answer, service_view
 from fusisd.web.v1.shapes import shape
@@ -103,39 +99,16 @@ class Table:
         """All intent as a file."""
         return answer(encode_intent(self._core.snapshot().intent))
 
-    def import_all(self, asked: Intent) -> object:
-        """Make everything of a file so, and remove nothing."""
-        snapshot = self._core.snapshot()
-        wanted = {name: changes.with_its_address(one, snapshot.intent) for name, one in asked.services.items()}
-        file = Intent(wanted, timeouts=asked.timeouts, ranges=asked.ranges)
-        steps = changes.tried(snapshot.intent, changes.import_of(file, snapshot.intent))
-        done = self._import(steps)
-        left_out = [name for name, one in wanted.items() if one.drain_s is not None]
-        done += [_row(name, None, "skipped", "it was being deleted") for name in left_out]
-        return answer({"complete": all(row["outcome"] != "refused" for row in done), "objects": done})
-
-    def _import(self, steps: list[changes.Step]) -> list[Document]:
-        """Submit what changes something. A refusal of the settings, which come first, is that of the whole; what the door
-        refuses later concerns one object and what is in it; for want of the store the rest is not tried."""
-        done: list[Document] = []
-        refused: dict[str | None, str] = {}
-        stopped = ""
-        for step in steps:
-            row = _row(step.service, step.destination, step.outcome)
-            if reason := stopped or refused.get(step.service, ""):
-                row |= {"outcome": "refused", "reason": reason}
-            elif step.outcome != "unchanged":
-                try:
-                    self._core.submit(step.command, who(request.environ))
-                except Refused as error:
-                    if not done:
-                        raise
-                    row |= {"outcome": "refused", "reason": str(error), "field": field_of(error)}
-                    stopped = f"not tried: {error}" if isinstance(error, Unavailable) else ""
-                    if step.destination is None:
-                        refused[step.service] = "its service was refused"
-            done.append(row)
-        return done
+    def import_all(self, asked: Intent) -> Change:
+        """Make everything of a file so, and remove nothing; all of it or none."""
+        intent = self._core.snapshot().intent
+        wanted = {name: changes.with_its_address(one, intent) for name, one in asked.services.items()}
+        with changes.told_of(""):
+            steps = changes.tried(intent, changes.import_of(replace(asked, services=wanted), intent))
+        rows = [_row(step.service, step.destination, step.outcome) for step in steps]
+        rows += [_row(name, None, "skipped") for name, one in wanted.items() if one.drain_s is not None]
+        made = [step.command for step in steps if step.outcome != "unchanged"]
+        return Change(made, lambda after: answer({"objects": rows}))
 
 
 def _withdraw(command: Withdraw) -> Change:
@@ -144,8 +117,8 @@ def _withdraw(command: Withdraw) -> Change:
     )
 
 
-def _row(service: str | None, destination: str | None, outcome: str, reason: str = "") -> Document:
-    return {"service": service, "destination": destination, "outcome": outcome, "reason": reason}
+def _row(service: str | None, destination: str | None, outcome: str) -> Document:
+    return {"service": service, "destination": destination, "outcome": outcome}
 
 
 def _settings(intent: Intent) -> Document:
