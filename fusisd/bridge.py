@@ -20,7 +20,7 @@ from fusisd.counts import Counts
 from fusisd.errors import Unavailable
 from fusisd.events import Ring
 from fusisd.inbox import Refresh
-from fusisd.ports import Reading, Snapshot
+from fusisd.ports import Foreseen, Reading, Snapshot
 from fusisd.statistics import Statistics
 
 log = logging.getLogger(__name__)
@@ -87,9 +87,18 @@ class Bridge:
 
     def submit(self, command: Command, who: str) -> Snapshot:
         """Make a command durable and applied. Raises Refused; Unavailable means that nothing was changed."""
+        return self._asked(self._committer.submit(command, who))
+
+    def foresee(self, command: Command) -> Foreseen:
+        """What a command would come to. Raises Refused."""
+        return self._asked(self._committer.foresee(command))
+
+    def _asked(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the committer gives for it. Raises Refused."""
         if self._closed:
+            work.close()
             raise Unavailable("fusisd is stopping; nothing was changed")
-        future = asyncio.run_coroutine_threadsafe(self._committer.submit(command, who), self._loop)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(SUBMIT_LIMIT_S)
         except concurrent.futures.CancelledError:

@@ -24,7 +24,7 @@ from fusisd.inbox import Committed, PathsNoted
 from fusisd.model import Intent, Path
 from fusisd.notes import Notes
 from fusisd.paths import text_of
-from fusisd.ports import Change, IntentStore, LocalStore, Remembered, Snapshot, StoreCall
+from fusisd.ports import Change, Foreseen, IntentStore, LocalStore, Remembered, Snapshot, StoreCall
 from pyipvs import ServiceKey
 
 log = logging.getLogger(__name__)
@@ -115,6 +115,19 @@ class Committer:
         finally:
             self._door.answered(command)
 
+    async def foresee(self, command: Command) -> Foreseen:
+        """What it would come to, were it given now; nothing is stored. Raises Refused."""
+        assert self._door is not None, "attach() comes before foresee()"
+        command = await self._door.prepared(command, self._intent)
+        try:
+            batch = Batch(self._intent, dict(self._drains))
+            self._take(batch, command)
+            change = _change(self._intent, batch.intent, [command])
+            foreseen = self._owner().foresee(_committed(batch, batch.intent, change))
+            return replace(foreseen, before=self._intent)  # of which control may know a turn later
+        finally:
+            self._door.answered(command)
+
     def gone(self, keys: Iterable[ServiceKey]) -> None:
         """Give up the ownership of services that are no longer in the kernel."""
         self._queue.put_nowait(Gone(tuple(keys)))
@@ -149,11 +162,8 @@ class Committer:
         batch = self._checked(items)
         if not batch.accepted:
             return
-        commands = (command for waiting in batch.accepted for command in state.parts(waiting.command))
-        names = {name for command in commands if (name := state.service_of(command)) is not None}
-        change = _change(self._intent, batch.intent, names)
-        claimed = {service.key: name for name, service in change.services.items() if service is not None}
-        fresh = {key: name for key, name in claimed.items() if key not in self._claimed}
+        change = _change(self._intent, batch.intent, [waiting.command for waiting in batch.accepted])
+        fresh = {key: name for key, name in _claimed(change).items() if key not in self._claimed}
         try:
             revision = await self._store_call(self._write, change, batch.notes, fresh)
         except (StoreError, Conflict) as error:
@@ -167,10 +177,7 @@ class Committer:
         for waiting in batch.accepted:
             for command in state.parts(waiting.command):
                 self._tell(command, waiting.who, revision)
-        answers = tuple(waiting.answer for waiting in batch.accepted)
-        let_go = frozenset(batch.notes.let_go)
-        here = (batch.notes.paused_until_s, batch.notes.withdrawn)
-        self._owner().enter(Committed(self._intent, frozenset(claimed), answers, let_go, self._drains, *here))
+        self._owner().enter(_committed(batch, self._intent, change))
 
     def _tell(self, command: One, who: str, revision: int) -> None:
         service, destination = state.service_of(command) or "", state.destination_of(command) or ""
@@ -186,17 +193,20 @@ class Committer:
             if waiting.answer.done():
                 continue  # withdrawn by its caller
             try:
-                steps = self._steps(waiting.command, batch.intent)
+                self._take(batch, waiting.command)
             except Refused as error:
                 _refuse(waiting, error)
                 continue
-            for command, before, after in steps:
-                notes.take(batch.notes, command, before, self._owner().target, self._clock())
-                notes.drains_after(batch.drains, batch.notes, command, after, self._clock())
-                batch.intent = after
             batch.accepted.append(waiting)
         notes.keep_wanted(batch.notes, batch.intent)
         return batch
+
+    def _take(self, batch: Batch, command: Command) -> None:
+        """Take a command into a batch, with all of its parts. Raises Refused, and then nothing of it is in it."""
+        for one, before, after in self._steps(command, batch.intent):
+            notes.take(batch.notes, one, before, self._owner().target, self._clock())
+            notes.drains_after(batch.drains, batch.notes, one, after, self._clock())
+            batch.intent = after
 
     def _steps(self, command: Command, intent: Intent) -> list[tuple[One, Intent, Intent]]:
         """Each of its commands, as the door lets it in, with the intent before and after. Raises Refused for all of them."""
@@ -255,13 +265,27 @@ class Committer:
         return self._control
 
 
-def _change(before: Intent, after: Intent, names: set[str]) -> Change:
+def _change(before: Intent, after: Intent, commands: Iterable[Command]) -> Change:
     """What must be stored."""
+    parts = (one for command in commands for one in state.parts(command))
+    names = {name for one in parts if (name := state.service_of(one)) is not None}
     return Change(
         state.changed(before, after, dict.fromkeys(names)),
         after.timeouts if after.timeouts != before.timeouts else None,
         after.ranges if after.ranges != before.ranges else None,
     )
+
+
+def _claimed(change: Change) -> dict[ServiceKey, str]:
+    """The keys that a change needs as ours, with the names."""
+    return {service.key: name for name, service in change.services.items() if service is not None}
+
+
+def _committed(batch: Batch, intent: Intent, change: Change) -> Committed:
+    """What control is told of a batch."""
+    answers = tuple(waiting.answer for waiting in batch.accepted)
+    here = (batch.notes.paused_until_s, batch.notes.withdrawn)
+    return Committed(intent, frozenset(_claimed(change)), answers, frozenset(batch.notes.let_go), batch.drains, *here)
 
 
 def _refuse(waiting: Waiting, error: Refused) -> None:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import pyipvs
-from fusisd import fold, look, marks, membership, plan, target, targets, views
+from fusisd import fold, foresight, look, marks, membership, plan, target, targets, views
 from fusisd.answers import Answers, resolve
 from fusisd.applier import Applier, KernelTimeouts
 from fusisd.commands import EndDrain
@@ -30,7 +30,7 @@ from fusisd.inbox import Beginning, Committed, MembersSeen, PathsNoted, ProbeCha
 from fusisd.journal import Journal
 from fusisd.look import Look
 from fusisd.model import CheckTarget, Health, HostSeen, HostWanted, Intent
-from fusisd.ports import ChecksPort, HostPort, KernelPort, KernelService, KernelTable, Snapshot
+from fusisd.ports import ChecksPort, Foreseen, HostPort, KernelPort, KernelService, KernelTable, Snapshot
 from fusisd.target import TargetService, World
 from pyipvs import ServiceKey
 
@@ -89,6 +89,10 @@ class Control:
     def foreign(self, key: ServiceKey) -> KernelService | None:
         """The kernel's service of that key as it is now, when it is there and not ours. Raises pyipvs.IPVSError."""
         return None if key in self.owned else self._kernel.read_service(key)
+
+    def foresee(self, value: Committed) -> Foreseen:
+        """What this commit would come to, were it entered now."""
+        return foresight.foreseen(self._world, value, self._clock(), self._awaiting_serf)
 
     def cannot_load(self, service: pyipvs.Service) -> str:
         """Why the kernel has not its scheduler or persistence engine; "" when it has. Raises pyipvs.IPVSError."""

@@ -85,6 +85,7 @@ def encode_destination(destination: Destination) -> dict[str, Any]:
             "tier": None if destination.tier is Tier.PRIMARY else destination.tier.value,
             "check": None if destination.check is None else encode_check(destination.check),
             "drain_s": destination.drain_s,
+            "managed_by": destination.managed_by,
         }
     )
 
@@ -113,6 +114,7 @@ DESTINATION_FIELDS: dict[str, Reader[Any]] = {
     "tier": one_of(words_of(Tier)),
     "check": CHECK,
     "drain_s": _DRAIN,
+    "managed_by": NAME,
 }
 DESTINATION_NEEDS = ("address", "port")
 
@@ -149,6 +151,7 @@ def encode_service(service: Service) -> dict[str, Any]:
             "announce": None if service.announce is Announce.ALWAYS else service.announce.value,
             "check": None if service.check is None else encode_check(service.check),
             "drain_s": service.drain_s,
+            "managed_by": service.managed_by,
             "destinations": {name: encode_destination(destinations[name]) for name in sorted(destinations)},
             "excluded": sorted(service.excluded),
         }
@@ -185,6 +188,7 @@ SERVICE_FIELDS: dict[str, Reader[Any]] = {
     "announce": one_of(words_of(Announce)),
     "check": CHECK,
     "drain_s": _DRAIN,
+    "managed_by": NAME,
     "destinations": Reader(_decode_destinations, _BY_NAME.schema),
     "excluded": list_of(text),
 }

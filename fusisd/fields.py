@@ -55,6 +55,16 @@ def refused_at(place: str) -> Iterator[None]:
         raise Invalid(f"{place}: {error}" if place else str(error), place or None) from None
 
 
+@contextmanager
+def within(place: str) -> Iterator[None]:
+    """What is refused inside stands at this place of something larger."""
+    try:
+        yield
+    except Invalid as error:
+        dot = "." if error.field is not None and str(error).startswith(error.field) else ": "
+        raise Invalid(f"{place}{dot}{error}", f"{place}.{error.field}" if error.field else place) from None
+
+
 def parsed(text: str) -> Any:
     """The value of a JSON text (RFC 8259). Raises Invalid, also for NaN, a key that stands twice, and bottomless nesting."""
     try:

@@ -189,7 +189,7 @@ class Destination:
 
     Thresholds count connections (0 = none); `tunnel` is for method tunnel (None = ipip); `check` None = the service's.
     `drain_s` is not None while an operator's DELETE drains it: weight 0, out when no connection is active, after that
-    many seconds at the latest.
+    many seconds at the latest. `managed_by`: the file that made it (changes.py of the web room), "" = none.
     """
 
     name: str
@@ -203,6 +203,7 @@ class Destination:
     tier: Tier = Tier.PRIMARY
     check: CheckSpec | None = None
     drain_s: float | None = None
+    managed_by: str = ""
     key: DestinationKey = field(init=False, repr=False, compare=False)
     """What tells it apart from the service's other destinations in the kernel."""
 
@@ -241,6 +242,7 @@ class Service:
     announce: Announce = Announce.ALWAYS
     check: CheckSpec | None = None
     drain_s: float | None = None
+    managed_by: str = ""
     revision: int = field(default=0, compare=False)
 
 

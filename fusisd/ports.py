@@ -237,6 +237,25 @@ class Reading:
     """Why these are old: the kernel could not be read."""
 
 
+class Step(NamedTuple):
+    """Something that would be done to the kernel or the host, why, and the names of what it is of ("" = none)."""
+
+    what: str
+    reason: str = ""
+    service: str = ""
+    destination: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a command would come to, were it given now: the intent before and after, and the steps that follow once checks
+    pass."""
+
+    before: Intent
+    after: Intent
+    steps: tuple[Step, ...] = ()
+
+
 class Core(Protocol):
     """What the web room may ask, from any thread (fulfilled by the bridge). Every call ends within its time limit."""
 
@@ -249,6 +268,9 @@ class Core(Protocol):
         `who` says whose it is (`unix`, `tcp 10.0.0.9 token=4f0c31a2`). Raises Refused (Invalid, NotFound, Conflict,
         Unavailable).
         """
+
+    def foresee(self, command: Command) -> Foreseen:
+        """What a command would come to; nothing is stored or changed. Raises Refused as `submit` does."""
 
     def statistics(self) -> Reading:
         """The kernel's counters, read first when they are a second old; never raises, an old reading tells its age."""

@@ -252,7 +252,7 @@ def _check_revision(service: Service, revision: int | None) -> None:
 
 def settings(service: Service) -> Service:
     """What makes a repeated request the same service; destinations have their own requests."""
-    return replace(service, destinations={}, excluded=frozenset(), drain_s=None, revision=0)
+    return replace(service, destinations={}, excluded=frozenset(), drain_s=None, managed_by="", revision=0)
 
 
 def _drained(service: Service, drain_s: float | None) -> Service:
@@ -266,8 +266,9 @@ def _checked_drain(drain_s: float | None) -> float | None:
 
 
 def _add_destination(service: Service, destination: Destination) -> Service:
-    destination = replace(destination, drain_s=None)
     existing = service.destinations.get(destination.name)
+    by = destination.managed_by or (existing.managed_by if existing is not None else "")
+    destination = replace(destination, drain_s=None, managed_by=by)
     if existing == destination:
         return service
     if existing is not None and existing.key != destination.key:

@@ -23,6 +23,7 @@ from fusisd.web.requests import Requests
 from fusisd.web.status import Status
 from fusisd.web.v1 import problem
 from fusisd.web.v1.events import Events
+from fusisd.web.v1.files import Files
 from fusisd.web.v1.nodes import Nodes
 from fusisd.web.v1.openapi import with_document
 from fusisd.web.v1.routes import Route
@@ -53,7 +54,7 @@ def make_app(core: Core, policy: WritePolicy, clock: Callable[[], float] = time.
 
 def native_routes(core: Core, clock: Callable[[], float]) -> list[Route]:
     """Every route of the native API, that of its document among them."""
-    rooms = (Services(core), Table(core, clock), StatisticsRoom(core, clock), Events(core), Nodes(core))
+    rooms = (Services(core), Table(core, clock), StatisticsRoom(core, clock), Events(core), Nodes(core), Files(core))
     return with_document([route for room in rooms for route in room.routes()])
 
 

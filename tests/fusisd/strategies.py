@@ -65,6 +65,7 @@ def destinations(draw: st.DrawFn) -> Destination:
         tier=draw(st.sampled_from(Tier)),
         check=draw(st.none() | checks()),
         drain_s=draw(DRAINS),
+        managed_by=draw(st.just("") | NAMES),
     )
 
 
@@ -86,6 +87,7 @@ def services(draw: st.DrawFn, of_kernel: st.SearchStrategy[KernelService] = kern
         announce=draw(st.sampled_from(Announce)),
         check=draw(st.none() | checks()),
         drain_s=draw(DRAINS),
+        managed_by=draw(st.just("") | NAMES),
     )
 
 

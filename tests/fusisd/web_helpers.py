@@ -16,7 +16,7 @@ from fusisd.commands import Command
 from fusisd.counts import Counts
 from fusisd.events import Ring
 from fusisd.model import Destination, Intent, Service
-from fusisd.ports import DestinationView, Reading, ServiceView, Snapshot
+from fusisd.ports import DestinationView, Foreseen, Reading, ServiceView, Snapshot
 from fusisd.web.server import Limits, Listener, TcpListener, WebServer
 
 TOKEN = "correct-horse-battery-staple"
@@ -52,6 +52,9 @@ class MemoryCore:
             self._why,
         )
         return self.published
+
+    def foresee(self, command: Command) -> Foreseen:
+        return Foreseen(self.intent, state.apply(self.intent, command))
 
     def statistics(self) -> Reading:
         return self.reading

@@ -7,15 +7,17 @@ Does not: submit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fusisd import state
 from fusisd.commands import (
     AddDestination,
     AddService,
     DeleteDestination,
+    DeleteService,
     One,
     SetGlobals,
     UpdateDestination,
@@ -63,21 +65,30 @@ def add(service: Service, intent: Intent) -> One:
     return AddService(service)
 
 
-def put(service: Service, intent: Intent, revision: int | None, whole: bool) -> Iterator[One]:
-    """Make it so, whether it is there or not. `whole`: its destinations are all that it should have, the others drain."""
+def put(service: Service, intent: Intent, revision: int | None, drops: Callable[[Destination], bool]) -> Iterator[One]:
+    """Make it so, whether it is there or not; of the destinations that it has besides, those drain that `drops` tells.
+
+    A destination whose name changes is cut and not drained: in the kernel it stays. With another key nothing drains, for the
+    kernel's service is another, and all are taken out and put in again: neither the old ones need go with the new key nor
+    the new ones with the old.
+    """
     known = there(intent, service.name)
     if known is None:
         yield AddService(service)
         return
-    yield UpdateService(service, revision)
-    yield from _destinations(service.destinations.values(), known)
+    same_key = known.key == service.key
+    yield UpdateService(service if same_key else known, revision)  # first, for it asks for the revision
+    wanted, places = service.destinations, {one.key for one in service.destinations.values()}
     for name, one in known.destinations.items():
-        if whole and name not in service.destinations and one.drain_s is None:
-            yield DeleteDestination(service.name, name, DRAIN_LIMIT_S)
-
-
-def _destinations(wanted: Iterable[Destination], known: Service) -> Iterator[One]:
-    for one in wanted:
+        goes = drops(one) if one.drain_s is None else not same_key
+        if name not in wanted and goes:
+            cut = not same_key or one.key in places
+            yield DeleteDestination(service.name, name, None if cut else DRAIN_LIMIT_S)
+    if not same_key:
+        yield from (DeleteDestination(service.name, name) for name in wanted if name in known.destinations)
+        yield UpdateService(service)
+        known = replace(known, destinations={})
+    for one in wanted.values():
         if known.destinations.get(one.name) != one:
             yield put_destination(known, one)
 
@@ -96,7 +107,27 @@ def import_of(file: Intent, intent: Intent) -> Iterator[One]:
     for service in file.services.values():
         if service.drain_s is None:
             kept = {name: one for name, one in service.destinations.items() if one.drain_s is None}
-            yield from put(replace(service, destinations=kept), intent, None, whole=False)
+            yield from put(replace(service, destinations=kept), intent, None, lambda one: False)
+
+
+def apply_of(file: Mapping[str, Any], intent: Intent, prune: bool) -> Iterator[One]:
+    """Make a file so, whose objects are from then on its own; what of it was taken out goes, with `prune` whatever else is
+    there, too. What is only called otherwise keeps its place in the kernel."""
+    by = file["managed_by"]
+    if "timeouts" in file or "ranges" in file:
+        yield SetGlobals(file.get("timeouts"), file.get("ranges"))
+    wanted = {name: with_its_address(_managed(one, by), intent) for name, one in file["services"].items()}
+    places = {one.key for one in wanted.values()}
+    for name, known in intent.services.items():
+        if name not in wanted and known.drain_s is None and (prune or known.managed_by == by):
+            yield DeleteService(name, None if known.key in places else DRAIN_LIMIT_S)
+    for service in wanted.values():
+        yield from put(service, intent, None, lambda one: prune or one.managed_by == by)
+
+
+def _managed(service: Service, by: str) -> Service:
+    destinations = {name: replace(one, managed_by=by) for name, one in service.destinations.items()}
+    return replace(service, managed_by=by, destinations=destinations)
 
 
 def tried(intent: Intent, commands: Iterable[One]) -> list[Step]:

@@ -29,7 +29,7 @@ _NAMES: Mapping[str, Schema] = {"name": NAME.schema, "destination": NAME.schema,
 _REFUSED_BY_ALL = (400, 422, 503)
 _REFUSED_CHANGES = (401, 403, 409)
 _REFUSED_BODIES = (411, 413, 415)
-_TAG = {"description": "the revision of the service's last commit", "required": True, "schema": {"type": "string"}}
+_TAG = {"description": "the revision of the service's last commit", "schema": {"type": "string"}}
 _PLACE = {"description": "where it is", "required": True, "schema": {"type": "string"}}
 _PRECONDITIONS = {
     "If-Match": "only from this revision (an ETag), else 412",
@@ -79,7 +79,7 @@ def _operation(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
         "operationId": route.handler.__name__,
         "summary": route.summary,
         "parameters": list(_parameters(route)),
-        "responses": {str(status): _answer(route, status, schema) for status, schema in route.answers.items()}
+        "responses": {str(status): _answer(route, status, schema) for status, schema in _answers(route).items()}
         | {str(status): _refusal(status) for status in sorted(_refusals(route))},
     }
     if route.body is not None:
@@ -106,7 +106,7 @@ def _links(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
 def _parameters(route: Route) -> list[dict[str, Any]]:
     in_path = _IN_PATH.findall(route.path)
     names = [{"name": name, "in": "path", "required": True, "schema": _NAMES[name]} for name in in_path]
-    query = [{"name": name, "in": "query", "schema": reader.schema} for name, reader in route.query.items()]
+    query = [{"name": name, "in": "query", "schema": reader.schema} for name, reader in route.asks.items()]
     heeds = _PRECONDITIONS if route.tagged and route.method not in _SAFE else {}
     headers = [
         {"name": name, "in": "header", "description": said, "schema": {"type": "string"}} for name, said in heeds.items()
@@ -114,8 +114,17 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     return [*names, *query, *headers]
 
 
+def _answers(route: Route) -> Mapping[int, Schema | None]:
+    """What it may answer; 200 is also what it would do."""
+    if not route.tells:
+        return route.answers
+    done = route.answers.get(200)
+    return {**route.answers, 200: shapes.PLAN if done is None else {"anyOf": [done, shapes.PLAN]}}
+
+
 def _answer(route: Route, status: int, schema: Schema | None) -> dict[str, Any]:
-    headers = {"ETag": _TAG} if route.tagged and schema is not None else {}
+    tag = {**_TAG, "required": status != 200 or not route.tells}
+    headers = {"ETag": tag} if route.tagged and schema is not None else {}
     headers |= {"Location": _PLACE} if status == 201 else {}
     shown: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": headers}
     return shown if schema is None else {**shown, "content": {JSON_TYPE: {"schema": _referring(schema)}}}

@@ -16,8 +16,10 @@ from bottle import request
 from fusisd.commands import One, Together
 from fusisd.errors import Stale
 from fusisd.fields import Reader, Schema, one_of, text
-from fusisd.ports import Core, Snapshot
-from fusisd.web.compat import who
+from fusisd.model import Intent
+from fusisd.ports import Core, Foreseen, Snapshot
+from fusisd.web.compat import json_response, render, who
+from fusisd.web.v1 import differences
 from fusisd.web.v1.asked import JSON, json_object, query
 from fusisd.web.v1.changes import told_of
 
@@ -25,6 +27,7 @@ TRIES = 3  # a change without If-Match is made from what is there at that moment
 
 SWITCH = one_of({"0": False, "false": False, "1": True, "true": True})
 """Yes or no, as a query says it."""
+_DRY: dict[str, Reader[Any]] = {"dry_run": SWITCH}
 
 
 def in_query(reader: Reader[Any]) -> Reader[Any]:
@@ -51,18 +54,19 @@ class Body:
 @dataclass(frozen=True, slots=True)
 class Change:
     """What a request comes to: commands, which are made together or not at all; what is answered when they are made; and
-    what was asked about (`services.web`; "": a whole file), so that a refusal names the place in it."""
+    what was asked about (`services.web`; "": a whole file), so that a refusal names the place in it. `dry`: only told."""
 
     commands: Sequence[One]
     told: Callable[[Snapshot], object]
     of: str = ""
+    dry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """`path` as Bottle writes it; `handler` is called with the names of the path, the query and (`asked`) the body;
     `answers`: the schema of each success, None: no body. `tagged`: it answers with an ETag and heeds preconditions.
-    `refusals`: status codes besides those that every route of its kind may answer."""
+    `refusals`: status codes besides those that every route of its kind may answer. `plans`: its change can be foreseen."""
 
     method: str
     path: str
@@ -72,6 +76,17 @@ class Route:
     body: Body | None = None
     tagged: bool = False
     refusals: tuple[int, ...] = ()
+    plans: bool = True
+
+    @property
+    def asks(self) -> Mapping[str, Reader[Any]]:
+        """What the query may say: a change of what is wanted may be told only."""
+        return {**self.query, **_DRY} if self.tells else self.query
+
+    @property
+    def tells(self) -> bool:
+        """Whether `?dry_run=1` is understood."""
+        return self.plans and self.method != "GET"
 
     @property
     def summary(self) -> str:
@@ -80,24 +95,32 @@ class Route:
 
     def answer(self, core: Core, **names: str) -> object:
         """Answer the request of this thread. Raises FusisError."""
-        asked = {**names, **query(self.query)}
+        asked = {**names, **query(self.asks)}
+        dry = asked.pop("dry_run", False)
         if self.body is not None:
             asked["asked"] = self.body.reader(json_object(*self.body.media_types), "")
         for _ in range(TRIES - 1):
             try:
-                return _made(core, self.handler(**asked))
+                return _made(core, self.handler(**asked), dry)
             except Stale:
                 if request.environ.get("HTTP_IF_MATCH") is not None:
                     raise
-        return _made(core, self.handler(**asked))
+        return _made(core, self.handler(**asked), dry)
 
 
-def _made(core: Core, result: object) -> object:
-    """The answer; a change is made first."""
+def _made(core: Core, result: object, dry: bool) -> object:
+    """The answer; a change is made first, or told only."""
     if not isinstance(result, Change):
         return result
+    dry = dry or result.dry
     if not result.commands:
-        return result.told(core.snapshot())
+        return _foreseen(Foreseen(Intent(), Intent())) if dry else result.told(core.snapshot())
     command = result.commands[0] if len(result.commands) == 1 else Together(tuple(result.commands))
     with told_of(result.of):
+        if dry:
+            return _foreseen(core.foresee(command))
         return result.told(core.submit(command, who(request.environ)))
+
+
+def _foreseen(foreseen: Foreseen) -> object:
+    return json_response(render(differences.shown(foreseen)))

@@ -96,7 +96,7 @@ class Services:
         revision = expected_revision(f"service {name}", known.revision if known else None)
         whole = asked.get("destinations") is not None or made_from is not None
         revision = made_from if revision is None else revision
-        commands = changes.put(service, intent, revision, whole)
+        commands = changes.put(service, intent, revision, lambda one: whole)
         return _service_change(intent, commands, name, created=known is None)
 
     def delete_service(self, name: str, drain_s: float | None = None, now: bool = False) -> Change:

@@ -240,11 +240,17 @@ _OF_SERVICE: dict[str, Schema] = {
 _READ: dict[str, Schema] = {"age_ms": or_null(NUMBER), "problem": TEXT}
 STATISTICS = shape({**_READ, "services": named(shape(_OF_SERVICE))})
 SERVICE_STATISTICS = shape({"name": TEXT, **_READ, **_OF_SERVICE})
+PAUSED = shape({"seconds": NUMBER})
 RELEASED = shape({"name": TEXT, "key": or_null(KEY.schema)})
 WITHDRAWN = shape({"withdrawn": TRUTH, "vips": TEXTS})
 _OUTCOME: Schema = {"enum": ["created", "changed", "unchanged", "skipped"]}
 _OBJECT: dict[str, Schema] = {"service": or_null(TEXT), "destination": or_null(TEXT)}
 IMPORTED = shape({"objects": {"type": "array", "items": shape({**_OBJECT, "outcome": _OUTCOME})}})
+_ACTION: Schema = {"enum": ["create", "change", "drain", "delete"]}
+DIFFERENCE = shape({**_OBJECT, "action": _ACTION, "fields": named(shape({"before": {}, "after": {}}))})
+_DIFFERENCES: dict[str, Schema] = {"changes": {"type": "array", "items": DIFFERENCE}}
+PLAN = shape({**_DIFFERENCES, "steps": {"type": "array", "items": shape({"what": TEXT, "reason": TEXT, **_OBJECT})}})
+APPLIED = shape(_DIFFERENCES)
 PROBLEM = shape({"type": TEXT, "title": TEXT, "status": COUNT, "detail": TEXT}, {"field": TEXT})
 REFUSED_UNREAD = shape({"error": TEXT})
 """What is no request that HTTP allows is answered so before anybody knows its path."""
@@ -266,6 +272,8 @@ COMPONENTS: dict[str, Schema] = {
     "Foreign": FOREIGN,
     "Event": EVENT,
     "Node": NODE,
+    "Difference": DIFFERENCE,
+    "Plan": PLAN,
     "Problem": PROBLEM,
 }
 """What has a name in the document; wherever one of these stands it is referred to."""

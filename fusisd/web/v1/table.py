@@ -18,7 +18,6 @@ from fusisd.web.v1.objects import Document
 from fusisd.web.v1.pages import PAGED, page
 from fusisd.web.v1.routes import Body, Change, Route
 from fusisd.web.v1.services import answer, service_answer, service_view
-from fusisd.web.v1.shapes import shape
 
 _ADOPT = object_of({"name": NAME, "key": KEY}, ("name", "key"))
 _PAUSE = object_of({"seconds": seconds(0, 86400)}, ("seconds",))
@@ -39,9 +38,9 @@ class Table:
         return [
             Route("POST", "/v1/adopt", self.adopt, adopted, body=Body(_ADOPT), refusals=(404,)),
             Route("POST", f"{one}/release", self.release, {200: shapes.RELEASED}),
-            Route("POST", "/v1/pause", self.pause, {200: shape({"seconds": shapes.NUMBER})}, body=Body(_PAUSE)),
-            Route("POST", "/v1/withdraw", self.withdraw, withdrawn),
-            Route("DELETE", "/v1/withdraw", self.take_back, withdrawn),
+            Route("POST", "/v1/pause", self.pause, {200: shapes.PAUSED}, body=Body(_PAUSE), plans=False),
+            Route("POST", "/v1/withdraw", self.withdraw, withdrawn, plans=False),
+            Route("DELETE", "/v1/withdraw", self.take_back, withdrawn, plans=False),
             Route("GET", "/v1/settings", self.show_settings, {200: shapes.SETTINGS}),
             Route("PUT", "/v1/settings", self.put_settings, {200: shapes.SETTINGS}, body=Body(_SETTINGS)),
             Route("GET", "/v1/foreign", self.list_foreign, {200: foreign}, PAGED),
