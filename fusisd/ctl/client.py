@@ -29,6 +29,15 @@ class CtlError(FusisError):
         self.status = status
 
 
+class Refusal(CtlError):
+    """What the daemon refused; `field` is the place in what was sent that is to blame, None when it is not one."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        """See the class."""
+        super().__init__(message)
+        self.field = field
+
+
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
@@ -79,7 +88,7 @@ class Client:
         except ValueError:
             raise CtlError(f"what answers at {self._where} is not fusisd") from None
         if status >= 400:
-            raise CtlError(_refusal(body))
+            raise _refusal(body)
         return body
 
     def _asked(self, method: str, path: str, document: object, limit_s: float | None) -> tuple[int, bytes]:
@@ -122,11 +131,12 @@ def place(service: str, destination: str | None = None) -> str:
     return path if destination is None else f"{path}/destinations/{urllib.parse.quote(destination, safe='')}"
 
 
-def _refusal(body: Any) -> str:
-    """The sentence of a refusal: problem details of /v1/, or the `error` of the other routes."""
+def _refusal(body: Any) -> Refusal:
+    """A refusal with its sentence: problem details of /v1/, or the `error` of the other routes."""
     if not isinstance(body, dict):
-        return str(body)
+        return Refusal(str(body))
     if "detail" not in body:
-        return str(body.get("error", body))
+        return Refusal(str(body.get("error", body)))
     detail, field = str(body["detail"]), body.get("field")
-    return detail if field is None or detail.startswith(str(field)) else f"{field}: {detail}"
+    said = field is None or detail.startswith(str(field))
+    return Refusal(detail if said else f"{field}: {detail}", field)

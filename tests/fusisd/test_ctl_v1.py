@@ -272,4 +272,4 @@ def test_every_command_has_help_with_an_example(ctl: Ctl, capsys: pytest.Capture
 
 
 ONE_WORD = ("status", "services", "join-command", "why", "drain", "undrain", "drains", "adopt", "release", "pause")
-ONE_WORD += ("settings", "export", "import", "events", "withdraw")
+ONE_WORD += ("plan", "apply", "settings", "export", "import", "events", "withdraw")
