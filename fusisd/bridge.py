@@ -90,8 +90,8 @@ class Bridge:
         return self._asked(self._committer.submit(command, who))
 
     def foresee(self, command: Command) -> Foreseen:
-        """What a command would come to. Raises Refused."""
-        return self._asked(self._committer.foresee(command))
+        """What a command would come to, worked out in the thread that asks. Raises Refused."""
+        return self._asked(self._committer.foresee(command))()
 
     def _asked(self, work: Coroutine[Any, Any, T]) -> T:
         """What the committer gives for it. Raises Refused."""

@@ -17,6 +17,7 @@ import logging
 from collections import ChainMap, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import pyipvs
@@ -90,9 +91,9 @@ class Control:
         """The kernel's service of that key as it is now, when it is there and not ours. Raises pyipvs.IPVSError."""
         return None if key in self.owned else self._kernel.read_service(key)
 
-    def foresee(self, value: Committed) -> Foreseen:
-        """What this commit would come to, were it entered now."""
-        return foresight.foreseen(self._world, value, self._clock(), self._awaiting_serf)
+    def foresight(self, before: Intent, value: Committed) -> Callable[[], Foreseen]:
+        """What works out what this commit would come to, were it entered now."""
+        return partial(foresight.foreseen, self._world, before, value, self._clock(), self._awaiting_serf)
 
     def cannot_load(self, service: pyipvs.Service) -> str:
         """Why the kernel has not its scheduler or persistence engine; "" when it has. Raises pyipvs.IPVSError."""
@@ -397,4 +398,3 @@ def _some(names: Iterable[T], size: Callable[[T], int]) -> list[T]:
         if total > AT_A_TIME:
             break
     return found
-

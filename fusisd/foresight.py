@@ -18,8 +18,8 @@ from fusisd.target import TargetService, World, build_service
 from pyipvs import ServiceKey
 
 
-def foreseen(world: World, value: Committed, now_s: float, keep_unknown: bool) -> Foreseen:
-    """What follows from a commit; `keep_unknown` as in plan.Bounds."""
+def foreseen(world: World, before: Intent, value: Committed, now_s: float, keep_unknown: bool) -> Foreseen:
+    """What follows from a commit; `before` is the intent that is on disk, `keep_unknown` as in plan.Bounds."""
     after, touched = fold.committed(world, value)
     keys: set[ServiceKey] = set()
     services: dict[ServiceKey, TargetService] = {}
@@ -30,7 +30,7 @@ def foreseen(world: World, value: Committed, now_s: float, keep_unknown: bool) -
             services[service.key] = _settled(build_service(service, after, now_s), after, now_s)
     ops = plan.diff(sorted(keys, key=str), services, after.table, plan.Bounds(after.owned, keep_unknown=keep_unknown))
     steps = [Step(str(op), op.reason, op.service, op.destination) for op in ops]
-    return Foreseen(world.intent, after.intent, (*_addresses(world, after), *steps))
+    return Foreseen(before, after.intent, (*_addresses(world, after), *steps))
 
 
 def _settled(built: TargetService, world: World, now_s: float) -> TargetService:

@@ -29,7 +29,6 @@ DIFF = """\
 +     port: 80
 +     scheduler: rr
 +     managed_by: lb
-+     excluded: []
 + destination new/rs1
 +     address: 10.0.0.11
 +     port: 80

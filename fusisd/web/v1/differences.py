@@ -51,7 +51,8 @@ def _service(service: Service | None) -> Document:
         return {}
     document = service_document(service)
     del document["destinations"]
-    return {**document, "excluded": sorted(service.excluded), "drain_s": service.drain_s}
+    excluded = {"excluded": sorted(service.excluded)} if service.excluded else {}
+    return {**document, **excluded, "drain_s": service.drain_s}
 
 
 def _destination(one: Destination | None) -> Document:
