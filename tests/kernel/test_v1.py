@@ -387,3 +387,50 @@ def test_an_export_makes_the_same_table_on_another_balancer(lab: Lab, balancer: 
     file.write_text(json.dumps(broken))
     assert fusisctl([*words, "import", str(file)]) == 1
     assert table(lab) == before
+
+
+TABLE = f"""
+[services.web]
+key = "{KEY}"
+scheduler = "wrr"
+destinations.rs1 = {{ address = "RS1", port = 80, weight = 2 }}
+destinations.rs2 = {{ address = "RS2", port = 80 }}
+
+[services.any]
+protocol = "udp"
+address = "10.1.0.105"
+port = 53
+"""
+
+
+def test_a_table_in_toml_is_planned_and_made_at_once(
+    lab: Lab, balancer: Balancer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "lb.toml"
+    rs1, rs2 = (server.address for server in lab.servers[:2])
+    words = ["--socket", str(balancer.socket)]
+
+    def ctl(*more: str) -> str:
+        capsys.readouterr()
+        assert fusisctl([*words, *more]) == 0
+        return capsys.readouterr().out
+
+    file.write_text(TABLE.replace("RS1", rs1).replace("RS2", rs2))
+    planned = json.loads(ctl("plan", "-f", str(file), "--json"))["steps"]
+    assert table(lab) == []
+    ctl("apply", "-f", str(file))
+    poll(lambda: len(table(lab)) == 4, what="both destinations to be in the kernel")
+    made = table(lab)
+    assert f"-a -t {VIP}:80 -r {rs1}:80 -g -w 2" in made
+    done = [event["text"] for event in send(balancer, "GET", "/v1/events")["events"] if event["kind"] in ("op", "vip")]
+    shown = [step["what"] for step in planned if not step["what"].startswith("add address")]
+    assert sorted(text for text in done if "interface" not in text and "fwmark" not in text) == sorted(shown)
+    assert [text for text in addresses(lab).splitlines() if "10.1.0.105" in text]
+    assert ctl("apply", "-f", str(file)) == "nothing to do\n"
+    before = send(balancer, "GET", "/v1/status")["ops"]
+    file.write_text(file.read_text().replace("services.web", "services.www").replace(".rs1 =", ".one ="))
+    ctl("apply", "-f", str(file))
+    assert (table(lab), send(balancer, "GET", "/v1/status")["ops"]) == (made, before), "only names are others"
+    file.write_text("services = {}")
+    assert "service www" in ctl("apply", "-f", str(file))
+    poll(lambda: table(lab) == [], what="all of it to drain")
