@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 
 from fusisd.ports import Snapshot
 
@@ -30,10 +31,11 @@ class Answers:
         self._waiting += ((future, now_s + SETTLE_LIMIT_S) for future in futures)
 
     def give(self, snapshot: Snapshot, settled: bool, now_s: float) -> None:
-        """Answer all when their change is there, those whose time is up in any case."""
+        """Answer all when their change is there, those whose time is up in any case, with a snapshot that says so."""
+        told = snapshot if settled else replace(snapshot, settled=False)
         for future, until_s in self._waiting:
             if settled or now_s >= until_s:
-                resolve(future, snapshot)
+                resolve(future, told)
         self._waiting = [row for row in self._waiting if not row[0].done()]
 
 

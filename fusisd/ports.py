@@ -214,6 +214,8 @@ class Snapshot:
     intent: Intent = field(default_factory=Intent)
     tell_status: Callable[[], Mapping[str, object]] = dict
     tell_why: Callable[[str, str | None], Mapping[str, object] | None] = _unknown
+    settled: bool = True
+    """False in an answer to a command: its time was up before its change was in the kernel and on the host."""
 
     @property
     def status(self) -> Mapping[str, object]:

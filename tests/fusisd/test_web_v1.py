@@ -698,6 +698,25 @@ def test_a_foreign_key_is_a_conflict_that_names_adopt_and_adopt_takes_it(ask: An
     ask(scenario)
 
 
+def test_what_is_not_in_the_kernel_and_on_the_host_in_time_is_202(ask: Any) -> None:
+    async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
+        want = w.daemon.host.want
+        w.daemon.host.want = lambda wanted: None  # type: ignore[method-assign]
+        asked = asyncio.ensure_future(ask("POST", "/v1/services", WEB))
+        while "web" not in w.daemon.control.intent.services:
+            await asyncio.sleep(0)
+        w.daemon.clock.now_s += 10
+        w.daemon.control.enter(MembersSeen(()))
+        answer = await asked
+        assert (answer.status, answer.headers["Location"], answer.json["name"]) == (202, ONE, "web")
+        assert 0 < int(answer.headers["Fusis-Generation"]) <= w.daemon.control.snapshot.generation
+        w.daemon.host.want = want  # type: ignore[method-assign]
+        w.daemon.control.enter(w.daemon.host.seen())
+        assert (await ask("PUT", ONE, WEB)).status == 200
+
+    ask(scenario)
+
+
 def test_a_store_that_cannot_be_written_is_503(ask: Any) -> None:
     async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
         w.store_error = StoreError("disk full")

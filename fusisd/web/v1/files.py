@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from bottle import HTTPResponse
+
 from fusisd import state
 from fusisd.commands import Together
 from fusisd.documents import NAME, RANGES, TIMEOUTS
@@ -78,7 +80,7 @@ class Files:
         made = tuple(step.command for step in steps if step.outcome != "unchanged")
         wanted = state.apply(intent, Together(made))
 
-        def told(after: Snapshot) -> object:
+        def told(after: Snapshot) -> HTTPResponse:
             """What was asked for, and not what is there: a drain may be over by now."""
             return answer({"changes": list(differences.differences(intent, _allocated(wanted, after.intent)))})
 

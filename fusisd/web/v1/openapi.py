@@ -18,7 +18,7 @@ from fusisd.web.compat import JSON_TYPE, json_response, render
 from fusisd.web.v1 import shapes
 from fusisd.web.v1.asked import JSON
 from fusisd.web.v1.problem import PROBLEM_TYPE
-from fusisd.web.v1.routes import Route
+from fusisd.web.v1.routes import GENERATION, Route
 
 VERSION = "1"
 """Of the API, as in the paths."""
@@ -31,6 +31,7 @@ _REFUSED_CHANGES = (401, 403, 409)
 _REFUSED_BODIES = (411, 413, 415)
 _TAG = {"description": "the revision of the service's last commit", "schema": {"type": "string"}}
 _PLACE = {"description": "where it is", "required": True, "schema": {"type": "string"}}
+_GENERATION = {"description": "that of the status which this tells of", "required": False, "schema": {"type": "string"}}
 _PRECONDITIONS = {
     "If-Match": "only from this revision (an ETag), else 412",
     "If-None-Match": "`*`: only when there is none yet, else 412",
@@ -115,17 +116,21 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _answers(route: Route) -> Mapping[int, Schema | None]:
-    """What it may answer; 200 is also what it would do."""
-    if not route.tells:
+    """What it may answer: 200 is also what it would do, 202 that it is not in the kernel and on the host yet."""
+    if route.method in _SAFE or route.path == "/v1/plan":
         return route.answers
     done = route.answers.get(200)
-    return {**route.answers, 200: shapes.PLAN if done is None else {"anyOf": [done, shapes.PLAN]}}
+    found: dict[int, Schema | None] = {**route.answers}
+    if route.tells:
+        found[200] = shapes.PLAN if done is None else {"anyOf": [done, shapes.PLAN]}
+    return {202: done, **found}
 
 
 def _answer(route: Route, status: int, schema: Schema | None) -> dict[str, Any]:
     tag = {**_TAG, "required": status != 200 or not route.tells}
-    headers = {"ETag": tag} if route.tagged and schema is not None else {}
+    headers: dict[str, Any] = {"ETag": tag} if route.tagged and schema is not None else {}
     headers |= {"Location": _PLACE} if status == 201 else {}
+    headers |= {GENERATION: _GENERATION} if status == 202 else {}
     shown: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": headers}
     return shown if schema is None else {**shown, "content": {JSON_TYPE: {"schema": _referring(schema)}}}
 

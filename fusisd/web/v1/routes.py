@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bottle import request
+from bottle import HTTPResponse, request
 
 from fusisd.commands import One, Together
 from fusisd.errors import Stale
@@ -23,6 +23,7 @@ from fusisd.web.v1 import differences
 from fusisd.web.v1.asked import JSON, json_object, query
 from fusisd.web.v1.changes import told_of
 
+GENERATION = "Fusis-Generation"
 TRIES = 3  # a change without If-Match is made from what is there at that moment, whoever else changes it
 
 SWITCH = one_of({"0": False, "false": False, "1": True, "true": True})
@@ -57,7 +58,7 @@ class Change:
     what was asked about (`services.web`; "": a whole file), so that a refusal names the place in it. `dry`: only told."""
 
     commands: Sequence[One]
-    told: Callable[[Snapshot], object]
+    told: Callable[[Snapshot], HTTPResponse]
     of: str = ""
     dry: bool = False
 
@@ -119,7 +120,16 @@ def _made(core: Core, result: object, dry: bool) -> object:
     with told_of(result.of):
         if dry:
             return _foreseen(core.foresee(command))
-        return result.told(core.submit(command, who(request.environ)))
+        after = core.submit(command, who(request.environ))
+    return _accepted(result.told(after), after)
+
+
+def _accepted(told: HTTPResponse, after: Snapshot) -> HTTPResponse:
+    """The answer; 202 with the generation that it tells of when the kernel or the host has not all of it yet."""
+    if not after.settled and told.status_code in (200, 201):
+        told.status = 202
+        told.set_header(GENERATION, str(after.generation))
+    return told
 
 
 def _foreseen(foreseen: Foreseen) -> object:

@@ -214,7 +214,7 @@ def _put_destination(known: Service, destination: str, asked: Document, made_fro
 # Answers.
 
 
-def _gone_or_draining(after: Snapshot, name: str, destination: str | None = None) -> object:
+def _gone_or_draining(after: Snapshot, name: str, destination: str | None = None) -> HTTPResponse:
     """204, or 202 and the object while it drains."""
     view = objects.by_name(after).get(name)
     if destination is None and view is not None and view.draining:
