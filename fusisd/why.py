@@ -60,7 +60,7 @@ def of_service(facts: Facts, name: str) -> Document | None:
         "refusal": facts.refusals.get(service.key, ""),
         "warning": "" if built is None else built.warning,
         "hold": facts.held,
-        "destinations": [_row(verdict, _present(seen, verdict), service.key.protocol) for verdict in verdicts],
+        "destinations": [_row(facts, verdict, _present(seen, verdict), service.key.protocol) for verdict in verdicts],
     }
 
 
@@ -139,20 +139,18 @@ def _explained(facts: Facts, key: ServiceKey, verdict: Verdict, there: KernelDes
     wanted, drain = candidate.destination, candidate.drain
     settings = {"address": wanted.address, "port": wanted.port, "method": str(wanted.method)}
     left_s = None if drain is None else round(max(0.0, drain.until_s - facts.now_s), 1)
-    row = _row(verdict, there, key.protocol)
+    row = _row(facts, verdict, there, key.protocol)
     return {
         **row,
         "desired": {**settings, "weight": wanted.weight, "tier": wanted.tier.value, "asked_by": _asked_by(candidate)},
         "kernel": None if there is None else {"active": there.active, "inactive": there.inactive, "weight": row["weight"]},
-        "health": _health(facts, candidate.check),
-        "path": None if verdict.path_rests else _health(facts, candidate.path),
         "serf": None if candidate.node is None else _serf(candidate.node, facts.now_s),
         "drain": None if drain is None else {"reason": candidate.drained_by, "left_s": left_s},
         "hold": "" if row["applied"] else facts.refusals.get(key) or facts.held,
     }
 
 
-def _row(verdict: Verdict, there: KernelDestination | None, protocol: Protocol | None) -> Document:
+def _row(facts: Facts, verdict: Verdict, there: KernelDestination | None, protocol: Protocol | None) -> Document:
     weight = None if there is None else there.destination.weight
     by, rule = decided(verdict, protocol)
     return {
@@ -163,6 +161,8 @@ def _row(verdict: Verdict, there: KernelDestination | None, protocol: Protocol |
         "wanted": verdict.weight,
         "applied": weight == verdict.weight,
         "decided": {"input": by, "rule": rule},
+        "health": _health(facts, verdict.candidate.check),
+        "path": None if verdict.path_rests else _health(facts, verdict.candidate.path),
     }
 
 

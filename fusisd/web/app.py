@@ -22,6 +22,7 @@ from fusisd.web.metrics import Metrics
 from fusisd.web.requests import Requests
 from fusisd.web.status import Status
 from fusisd.web.v1 import problem
+from fusisd.web.v1.checks import Checks
 from fusisd.web.v1.events import Events
 from fusisd.web.v1.files import Files
 from fusisd.web.v1.nodes import Nodes
@@ -54,7 +55,8 @@ def make_app(core: Core, policy: WritePolicy, clock: Callable[[], float] = time.
 
 def native_routes(core: Core, clock: Callable[[], float]) -> list[Route]:
     """Every route of the native API, that of its document among them."""
-    rooms = (Services(core), Table(core, clock), StatisticsRoom(core, clock), Events(core), Nodes(core), Files(core))
+    timed = (Table(core, clock), StatisticsRoom(core, clock))
+    rooms = (Services(core), *timed, Events(core), Nodes(core), Checks(core), Files(core))
     return with_document([route for room in rooms for route in room.routes()])
 
 

@@ -74,6 +74,8 @@ def test_what_an_operator_made_belongs_to_the_file_that_names_it(ask: Any) -> No
         assert w.daemon.weights() == {"10.0.0.11": 1, "10.0.0.12": 1}
         seed = {"Name": "web", "Host": "10.0.0.1", "Port": 80, "Protocol": "tcp", "Scheduler": "wlc"}
         assert (await ask("POST", "/services", seed)).status == 200
+        assert (await ask("POST", "/v1/services", {**WEB, "name": "web"})).status == 200
+        assert (await ask("POST", "/v1/services/web/destinations", {"name": "rs1", **RS1})).status == 200
         assert await applied(ask, file(web=WEB)) == [], "the same again by another way takes nothing away"
 
     ask(scenario)

@@ -56,10 +56,10 @@ def conforms(served: dict[str, Any], path: str, answer: Answer, method: str = "g
     jsonschema.Draft202012Validator({**content["schema"], "components": served["components"]}).validate(answer.json)
 
 
-READS = ("services", "drains", "foreign", "events", "nodes", "statistics", "settings", "status", "export", "openapi.json")
+READS = ("services", "drains", "foreign", "events", "nodes", "checks", "statistics", "settings", "status", "export")
 
 
-@pytest.mark.parametrize("path", [f"/v1/{name}" for name in READS])
+@pytest.mark.parametrize("path", [f"/v1/{name}" for name in (*READS, "openapi.json")])
 def test_reads_answer_as_it_says(app: Bottle, served: dict[str, Any], path: str) -> None:
     conforms(served, path, call(app, "GET", path))
     conforms(served, path, call(app, "GET", path, QUERY_STRING="x=1"))

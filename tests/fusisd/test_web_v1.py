@@ -35,7 +35,7 @@ from fusisd.web.auth import WritePolicy
 from pyipvs import ForwardingMethod, Protocol, ServiceKey, Timeouts, TunnelType
 from tests.fusisd.test_committer import Whole
 from tests.fusisd.web_helpers import TOKEN, Answer, MemoryCore, call
-from tests.fusisd.world import UP, WEB_KEY, alone, member
+from tests.fusisd.world import UP, WEB_KEY, alone, down, member
 
 WEB = {"name": "web", "protocol": "tcp", "address": "10.0.0.1", "port": 80}
 WEB_ALONE = {**WEB, "check": {"kind": "tcp", "path_check": False}}
@@ -281,7 +281,7 @@ def test_delete_drains_a_minute_unless_told_otherwise(core: MemoryCore, web: Any
     ("query", "field"),
     [("drain_s=x", "drain_s"), ("drain_s=nan", "drain_s"), ("drain_s=0", "drain_s"), ("drain_s=-1", "drain_s"),
      ("drain_s=1e9", "drain_s"), ("now=maybe", "now"), ("now=1&drain_s=3", "now"), ("drain=5", "drain"),
-     ("now=1&now=1", "now")],
+     ("now=1&now=1", "now"), ("drain_s=1_0", "drain_s")],
 )  # fmt: skip
 def test_a_query_that_is_wrong_or_misspelt_deletes_nothing(core: MemoryCore, web: Any, query: str, field: str) -> None:
     before = core.intent
@@ -513,7 +513,7 @@ def test_a_collection_comes_in_pages_in_the_order_of_names(app: Any, web: Any) -
 
 @pytest.mark.parametrize(
     ("query", "field"),
-    [("limit=0", "limit"), ("limit=1001", "limit"), ("limit=x", "limit"), ("limit=1.5", "limit"), ("after=%ff", "after")],
+    [(f"limit={said}", "limit") for said in ("0", "1001", "x", "1.5", "1_0", "")] + [("after=%ff", "after")],
 )
 def test_a_page_that_cannot_be_is_refused(app: Any, query: str, field: str) -> None:
     for path in ("services", "drains", "foreign", "nodes"):
@@ -800,5 +800,24 @@ def test_nodes_are_listed_with_what_is_wrong_with_them(ask: Any) -> None:
         assert {key: one[key] for key in rows[1]} == rows[1] | {"since_s": one["since_s"]}
         assert [event["text"] for event in one["transitions"]] == ["failed at 10.0.0.12"]
         assert problem(await ask("GET", "/v1/nodes/rs9"))["status"] == 404
+
+    ask(scenario)
+
+
+def test_checks_are_listed_with_what_they_came_to(ask: Any) -> None:
+    async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
+        unasked = {"address": "10.0.0.12", "port": 80, "check": {"kind": "none"}}
+        rows = {"d1": {"address": "10.0.0.11", "port": 80}, "d2": unasked, "d3": {"address": "10.0.0.13", "port": 80}}
+        await ask("POST", "/v1/services", {**WEB, "check": {"kind": "tcp", "path_check": False}, "destinations": rows})
+        w.daemon.control.enter(ProbeChanged(alone(1), UP))
+        w.daemon.control.enter(ProbeChanged(alone(3), down()))
+        await asyncio.sleep(0)
+        found = (await ask("GET", "/v1/checks")).json["checks"]
+        assert [(row["service"], row["destination"], row["state"], row["reason"], row["path"]) for row in found] == [
+            ("web", "d1", "up", "", None), ("web", "d3", "down", "connection refused", None),
+        ]  # fmt: skip
+        assert found[0]["check"] == {"kind": "tcp", "address": "10.0.0.11", "port": 80}
+        page = (await ask("GET", "/v1/checks", QUERY_STRING="limit=1&after=web/d1")).json
+        assert (page["checks"], page["next"]) == (found[1:], None)
 
     ask(scenario)

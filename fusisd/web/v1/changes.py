@@ -60,9 +60,15 @@ def with_its_address(service: Service, intent: Intent) -> Service:
 def add(service: Service, intent: Intent) -> One:
     """Make a new service; the same again changes nothing. Raises Conflict."""
     known = there(intent, service.name)
-    if known is not None and any(known.destinations.get(name) != one for name, one in service.destinations.items()):
+    if known is not None and not all(_is_so(known, one) for one in service.destinations.values()):
         raise Conflict(f"service {service.name} exists with other destinations: PUT replaces them, or add each")
     return AddService(service)
+
+
+def _is_so(known: Service, one: Destination) -> bool:
+    """Whether the service has this destination, whoever manages it."""
+    there = known.destinations.get(one.name)
+    return there is not None and replace(one, managed_by=one.managed_by or there.managed_by) == there
 
 
 def put(service: Service, intent: Intent, revision: int | None, drops: Callable[[Destination], bool]) -> Iterator[One]:
@@ -149,8 +155,9 @@ def told_of(base: str) -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        if error.of not in ("", base) and error.of.startswith(base):
-            place = error.of[len(base) :].removeprefix(".")
+        inside = f"{base}." if base else ""
+        if error.of not in ("", base) and error.of.startswith(inside):
+            place = error.of.removeprefix(inside)
             error.field = place if error.field is None else f"{place}.{field_of(error)}"
             error.args = (f"{place}: {error}",)
         raise

@@ -7,6 +7,7 @@ Does not: know what a route is for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,11 +38,13 @@ def in_query(reader: Reader[Any]) -> Reader[Any]:
 
 
 def _number(said: str) -> object:
-    """The number that is said; what is none stays as it is, for the reader to refuse."""
-    try:
-        return int(said) if said.isascii() and said.isdigit() and len(said) < 20 else float(said)
-    except ValueError:
+    """The number that is said, as JSON would say it; what is none stays as it is, for the reader to refuse."""
+    if not _NUMBER.fullmatch(said):
         return said
+    return int(said) if said.isdigit() else float(said)
+
+
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][-+]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True, slots=True)

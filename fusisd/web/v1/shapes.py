@@ -12,7 +12,7 @@ from typing import Any
 from fusisd.checks import CHECK
 from fusisd.documents import ADDRESS, DESTINATION_FIELDS, DESTINATION_NEEDS, KEY, NAME, RANGES, SERVICE_FIELDS, TIMEOUTS
 from fusisd.fields import Schema, by_name, object_schema, text
-from fusisd.model import NodeStatus
+from fusisd.model import CheckState, NodeStatus
 from fusisd.web.v1.objects import KEY_FIELDS, NOT_SETTINGS
 from pyipvs import Stats
 
@@ -184,6 +184,14 @@ EVENT = shape(
 )
 EVENTS = shape({"events": {"type": "array", "items": EVENT}, "next": TEXT, "missed": TRUTH})
 _TRANSITIONS: dict[str, Schema] = {"transitions": {"type": "array", "items": EVENT}}
+_HEALTH: dict[str, Schema] = {
+    "check": shape({"kind": TEXT, "address": TEXT, "port": COUNT}),
+    "state": {"enum": [state.value for state in CheckState]},
+    "reason": TEXT,
+    "since_s": or_null(NUMBER),
+}
+_CHECKED = or_null(shape(_HEALTH))
+CHECKED = shape({"service": TEXT, "destination": TEXT, **_HEALTH, "path": _CHECKED})
 _DECIDED = {
     "destination": TEXT,
     "state": TEXT,
@@ -192,6 +200,8 @@ _DECIDED = {
     "wanted": or_null(_WEIGHT),
     "applied": TRUTH,
     "decided": shape({"input": TEXT, "rule": TEXT}),
+    "health": _CHECKED,
+    "path": _CHECKED,
 }
 WHY_SERVICE = shape(
     {
@@ -212,7 +222,7 @@ WHY_SERVICE = shape(
 )
 WHY_DESTINATION = shape(
     {"service": TEXT, "desired": ANY_OBJECT, "hold": TEXT, **_DECIDED, **_TRANSITIONS}
-    | dict.fromkeys(("kernel", "health", "path", "serf", "drain"), or_null(ANY_OBJECT))
+    | dict.fromkeys(("kernel", "serf", "drain"), or_null(ANY_OBJECT))
 )
 NODE = shape(
     {
