@@ -32,7 +32,7 @@ from fusisd.commands import (
     Withdraw,
 )
 from fusisd.errors import Conflict, Invalid, NotFound, Refused, Stale
-from fusisd.model import SCHEDULERS, Destination, Intent, Service, checked_name, checked_weight
+from fusisd.model import SCHEDULERS, Destination, DestinationKey, Intent, Service, checked_name, checked_weight
 from pyipvs import ForwardingMethod, Protocol, ServiceFlags, ServiceKey
 
 _DRAIN_LIMIT_S = 86400.0
@@ -200,9 +200,11 @@ def _add_service(intent: Intent, service: Service) -> Intent:
         return intent
     _check_key(intent, service)
     built = replace(service, destinations=_draining_still(existing))
+    places = {one.key: one.name for one in built.destinations.values()}
     for destination in service.destinations.values():
         with refusals_of(AddDestination(service.name, destination)):
-            built = _add_destination(built, destination)
+            built = _add_destination(built, destination, places)
+        places[destination.key] = destination.name
     return _with(intent, service.name, built)
 
 
@@ -265,7 +267,11 @@ def _checked_drain(drain_s: float | None) -> float | None:
     return drain_s
 
 
-def _add_destination(service: Service, destination: Destination) -> Service:
+Places = Mapping[DestinationKey, str]
+"""The names of a service's destinations by their keys, for who adds thousands."""
+
+
+def _add_destination(service: Service, destination: Destination, places: Places | None = None) -> Service:
     existing = service.destinations.get(destination.name)
     by = destination.managed_by or (existing.managed_by if existing is not None else "")
     destination = replace(destination, drain_s=None, managed_by=by)
@@ -275,7 +281,7 @@ def _add_destination(service: Service, destination: Destination) -> Service:
         raise Conflict(
             f"destination {destination.name} of service {service.name} is {existing.address}:{existing.port} already"
         )
-    return _put_destination(service, destination)
+    return _put_destination(service, destination, places)
 
 
 def _update_destination(service: Service, destination: Destination, revision: int | None) -> Service:
@@ -285,13 +291,12 @@ def _update_destination(service: Service, destination: Destination, revision: in
     return service if service.destinations[destination.name] == destination else _put_destination(service, destination)
 
 
-def _put_destination(service: Service, destination: Destination) -> Service:
+def _put_destination(service: Service, destination: Destination, places: Places | None = None) -> Service:
     _checked_destination(service, destination)
-    for other in service.destinations.values():
-        if other.key == destination.key and other.name != destination.name:
-            raise Conflict(
-                f"{destination.address}:{destination.port} is destination {other.name} of {service.name} already"
-            )
+    key, there = destination.key, service.destinations.values()
+    holder = next((one.name for one in there if one.key == key), None) if places is None else places.get(key)
+    if holder not in (None, destination.name):
+        raise Conflict(f"{destination.address}:{destination.port} is destination {holder} of {service.name} already")
     destinations = {**service.destinations, destination.name: destination}
     return replace(service, destinations=destinations, excluded=service.excluded - {destination.name})
 
