@@ -63,7 +63,7 @@ bench-discovery: setup ## how soon clients see a server come and go, real Serf o
 
 soak: setup ## about an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 300 machines; 150 Serf agents here
 	@tests/promtool
-	@EXAMPLES=500 $(PYTHON) -m pytest -s -p no:cacheprovider tests/fusisd/test_web_schemathesis.py
+	@EXAMPLES=300 $(PYTHON) -m pytest -s -p no:cacheprovider tests/fusisd/test_web_schemathesis.py
 	@AGENTS=150 $(PYTHON) -m pytest -s -p no:cacheprovider tests/serf/test_crowd.py
 	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 MACHINES=300 METHODS=all \
 	    $(PYTHON) -m pytest -s -p no:cacheprovider tests/kernel/test_soak.py tests/kernel/test_growth.py tests/kernel/test_campaign.py \

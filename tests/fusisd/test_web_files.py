@@ -161,6 +161,20 @@ def test_a_plan_tells_what_would_be_wanted_and_done_and_changes_nothing(ask: Any
     ask(scenario)
 
 
+def test_an_address_is_allocated_as_it_was_planned_and_kept(ask: Any) -> None:  # noqa: F811
+    async def scenario(w: Whole, ask: Ask) -> None:
+        asked = {**file(web={"protocol": "tcp", "port": 80}, dns={"protocol": "udp", "port": 53}), "ranges": ["10.0.1.0/30"]}
+        for route in ("plan", "plan", "apply"):
+            answer = await ask("POST", f"/v1/{route}", asked)
+            rows = {row["service"]: row["fields"] for row in answer.json["changes"]}
+            found = {rows[name]["address"]["after"] for name in ("web", "dns")}
+            assert found == {"10.0.1.1", "10.0.1.2"}, (route, "what a plan was promised is free again")
+        assert await applied(ask, asked) == []
+        assert [seen.service.key.address in found for seen in w.daemon.ipvs.services()] == [True, True]
+
+    ask(scenario)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "action", "steps"),
     [
