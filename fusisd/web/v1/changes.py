@@ -72,31 +72,38 @@ def _is_so(known: Service, one: Destination) -> bool:
 
 
 def put(service: Service, intent: Intent, revision: int | None, drops: Callable[[Destination], bool]) -> Iterator[One]:
-    """Make it so, whether it is there or not; of the destinations that it has besides, those drain that `drops` tells.
-
-    A destination whose name changes is cut and not drained: in the kernel it stays. With another key nothing drains, for the
-    kernel's service is another, and all are taken out and put in again: neither the old ones need go with the new key nor
-    the new ones with the old.
-    """
-    known = there(intent, service.name)
-    if known is None:
+    """Make it so, whether it is there or not; of the destinations that it has besides, those drain that `drops` tells."""
+    known = intent.services.get(service.name)
+    if known is None or known.drain_s is not None:
+        yield from () if known is None else _leaving(service, known, drops)
         yield AddService(service)
         return
     same_key = known.key == service.key
     yield UpdateService(service if same_key else known, revision)  # first, for it asks for the revision
+    left = dict(known.destinations)
+    for command in _leaving(service, known, drops):
+        del left[command.name]
+        yield command
+    if not same_key:
+        yield UpdateService(service)
+    for one in service.destinations.values():
+        if left.get(one.name) != one:
+            yield put_destination(replace(known, destinations=left), one)
+
+
+def _leaving(service: Service, known: Service, drops: Callable[[Destination], bool]) -> Iterator[DeleteDestination]:
+    """What must go before others can come. In the midst of one commit a cut is none in the kernel: what is put in again, or
+    comes under another name, keeps its place there. With another key of the service nothing drains, for the kernel's
+    service is another one then."""
     wanted, places = service.destinations, {one.key for one in service.destinations.values()}
     for name, one in known.destinations.items():
-        goes = drops(one) if one.drain_s is None else not same_key
-        if name not in wanted and goes:
-            cut = not same_key or one.key in places
-            yield DeleteDestination(service.name, name, None if cut else DRAIN_LIMIT_S)
-    if not same_key:
-        yield from (DeleteDestination(service.name, name) for name in wanted if name in known.destinations)
-        yield UpdateService(service)
-        known = replace(known, destinations={})
-    for one in wanted.values():
-        if known.destinations.get(one.name) != one:
-            yield put_destination(known, one)
+        in_the_way = known.key != service.key or one.key in places
+        if name in wanted:
+            goes = known.key != service.key or wanted[name].key != one.key
+        else:
+            goes = drops(one) if one.drain_s is None and known.drain_s is None else in_the_way
+        if goes:
+            yield DeleteDestination(service.name, name, None if in_the_way or name in wanted else DRAIN_LIMIT_S)
 
 
 def put_destination(known: Service, one: Destination, revision: int | None = None) -> One:
@@ -125,8 +132,10 @@ def apply_of(file: Mapping[str, Any], intent: Intent, prune: bool) -> Iterator[O
     wanted = {name: with_its_address(_managed(one, by), intent) for name, one in file["services"].items()}
     places = {one.key for one in wanted.values()}
     for name, known in intent.services.items():
-        if name not in wanted and known.drain_s is None and (prune or known.managed_by == by):
-            yield DeleteService(name, None if known.key in places else DRAIN_LIMIT_S)
+        in_the_way = known.key in places
+        goes = prune or known.managed_by == by if known.drain_s is None else in_the_way
+        if name not in wanted and goes:
+            yield DeleteService(name, None if in_the_way else DRAIN_LIMIT_S)
     for service in wanted.values():
         yield from put(service, intent, None, lambda one: prune or one.managed_by == by)
 
