@@ -212,7 +212,7 @@ def _judged(service: Service, world: World, kernel: KernelService | None, basis:
         if before is not None and health is before.health and present is before.present and _lasts(before.verdict, now_s):
             return before
         verdict = judge(candidate, service.key.protocol, health, present, now_s)
-        verdict = verdict._replace(path_rests=True) if _rests(candidate, world) else verdict
+        verdict = verdict._replace(path_rests=True) if _rests(verdict, world) else verdict
         return Judged(candidate, health, present, verdict)
 
     if basis is not None and basis.service is service and basis.offers is offers and basis.drains is world.drains:
@@ -232,9 +232,10 @@ def heard(candidate: Candidate, world: World) -> Health:
     return both(own, world.health.get(through, UNKNOWN), through, check)
 
 
-def _rests(candidate: Candidate, world: World) -> bool:
-    """Its own address does not answer: there is no sense in asking it through the VIP."""
-    if candidate.path is None or candidate.check is None:
+def _rests(verdict: Verdict, world: World) -> bool:
+    """Its own address does not answer: there is no sense in asking it through the VIP. What has drained is asked nothing."""
+    candidate = verdict.candidate
+    if candidate.path is None or candidate.check is None or verdict.state == "drained":
         return False
     return world.health.get(candidate.check, UNKNOWN).state is CheckState.DOWN
 

@@ -44,6 +44,7 @@ from fusisd.model import (
     Announce,
     CheckSpec,
     CheckState,
+    CheckTarget,
     Destination,
     Health,
     HostSeen,
@@ -55,7 +56,7 @@ from fusisd.model import (
 from fusisd.notes import Notes
 from pyipvs import IPVS, ServiceKey, TableProbe
 from pyipvs.testing import FakeKernel
-from tests.fusisd.world import ROUTE, Daemon, Host, member
+from tests.fusisd.world import ROUTE, Daemon, Host, at, down, member
 
 NAMES = ["web", "dns"]
 KEYS = [ServiceKey.parse(text) for text in ("tcp/10.0.0.1:80", "udp/10.0.0.1:80", "tcp/10.0.0.2:80")]
@@ -482,6 +483,12 @@ FOUND: dict[str, list[Step]] = {
     "killed before a delete was applied, the next fusisd deleted the service before its VIP": [
         lambda machine: machine.submit(AddService(Service("web", KEYS[0]))),
         lambda machine: machine.fusisd_is_killed_in_the_midst(DeleteService("web", None), False),
+    ],
+    "what had drained was told of a check that another service has, too, by a whole build alone": [
+        lambda machine: machine.submit(AddService(Service("web", KEYS[0], destinations={"d4": at(4)}, check=CheckSpec()))),
+        lambda machine: machine.submit(AddService(Service("dns", KEYS[2]))),
+        lambda machine: machine.serf_lists([member(4, "leaving", {"role": "agent", "s:dns": "80/route/2"})]),
+        lambda machine: machine.observed(ProbeChanged(CheckTarget("10.0.0.14", 80), down())),
     ],
 }
 
