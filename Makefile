@@ -70,4 +70,4 @@ soak: setup ## about an hour on real IPVS: random changes by several processes, 
 	    tests/kernel/test_machine.py tests/kernel/test_agent_methods.py
 
 clean: ## remove what was built
-	rm -rf .venv .tox build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .import_linter_cache .coverage
+	rm -rf .venv .tox build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis .fuzz .import_linter_cache .coverage

@@ -152,9 +152,10 @@ class BatchError(IPVSError):
         shown = [str(failure) for failure in failures[: self._SHOWN]]
         more = len(failures) - len(shown)
         text = "\n  ".join([f"{len(failures)} of {count} changes failed; the others are done", *shown])
-        super().__init__("apply", failures[0].error.errno or 0)
-        # sets `args` too, of which a copy is made
-        OSError.__init__(self, self.errno, text + (f"\n  and {more} more" if more else ""))
+        text += f"\n  and {more} more" if more else ""
+        self.operation, self.what = "apply", ""
+        # Once: a second OSError.__init__ never releases what the first one set (oserror_init() of CPython 3.11).
+        OSError.__init__(self, failures[0].error.errno or 0, text)
 
 
 class ChangeList(list[Change]):

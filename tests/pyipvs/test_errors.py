@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import errno
+import gc
 import pickle
+import sys
 
 import pytest
 
@@ -85,3 +87,17 @@ def test_an_error_survives_copy_and_pickle() -> None:
             "delete service",
             "fwmark/7",
         )
+
+
+def test_an_error_that_is_gone_leaves_nothing_behind() -> None:
+    """Seen: a second OSError.__init__ of the same error never released what the first had set."""
+    failed = [Failure(DeleteService(ServiceKey.fwmark(7)), error_for("x", 3, "y", "service"))]
+
+    def blocks_after(count: int) -> int:
+        for _ in range(count):
+            BatchError(failed, 1)
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    before = blocks_after(100)
+    assert blocks_after(2000) - before < 200
