@@ -53,6 +53,8 @@ def test_the_wheel_holds_both_packages_typed_their_licence_and_nothing_else(home
     assert {"pyipvs/py.typed", "fusisd/py.typed"} <= set(names)
     modules = {str(path.relative_to(ROOT)) for package in ("pyipvs", "fusisd") for path in (ROOT / package).rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
+    page = "fusisd/web/page/"
+    assert {f"{page}status.js", f"{page}status.css", f"{page}status-well.svg"} <= set(names)
     assert any(name.endswith("/LICENSE") for name in names)
 
 

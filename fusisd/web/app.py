@@ -19,6 +19,7 @@ from fusisd.web.auth import WritePolicy
 from fusisd.web.compat import FIELD_NAMES, JSON_TYPE, Compat, json_response, render
 from fusisd.web.errors import MissingFields, Unauthorized, status_of
 from fusisd.web.metrics import Metrics
+from fusisd.web.page.room import StatusPage
 from fusisd.web.requests import Requests
 from fusisd.web.status import Status
 from fusisd.web.v1 import problem
@@ -44,7 +45,7 @@ def make_app(core: Core, policy: WritePolicy, clock: Callable[[], float] = time.
     requests = Requests(clock)
     requests.watch(app)
     seed, native = _Dialect(_refusal, _failure), _Dialect(problem.refusal, partial(problem.problem, 500))
-    plain = (Compat(core), Status(core, clock), Metrics(core, requests, clock))
+    plain = (Compat(core), Status(core, clock), Metrics(core, requests, clock), StatusPage(core, clock))
     rows = [(*row, seed) for room in plain for row in room.routes()]
     rows += [(route.method, route.path, partial(route.answer, core), native) for route in native_routes(core, clock)]
     for method, path, handler, dialect in rows:

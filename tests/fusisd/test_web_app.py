@@ -56,7 +56,7 @@ def test_head_is_get_without_the_body(path: str) -> None:
     assert head.headers["Content-Length"] == get.headers["Content-Length"] == str(len(get.body))
 
 
-@pytest.mark.parametrize("path", ["/", "/service", "/services/", "/services/a/b", "/v0/x", "//services"])
+@pytest.mark.parametrize("path", ["/index.html", "/service", "/services/", "/services/a/b", "/v0/x", "//services"])
 def test_an_unknown_route_is_404_json(path: str) -> None:
     answer = call(app_of(MemoryCore()), "GET", path)
     assert (answer.status, answer.headers["Content-Type"]) == (404, JSON)
