@@ -36,7 +36,7 @@ from fusisd.web.auth import WritePolicy
 from fusisd.web.server import TcpListener, WebServer
 from pyipvs import IPVS, ServiceKey, TableProbe
 from pyipvs.testing import FakeKernel
-from tests.bench.core import World, clocked, fresh_network, intent_of, quantile
+from tests.bench.core import World, clocked, fresh_network, intent_of
 from tests.bench.table import Shape
 from tests.lab import here
 
@@ -121,7 +121,7 @@ class Bench:
             late.append(max((after - before - 0.001 for before, after in pairwise(ticks)), default=0.0))
             await asyncio.sleep(0.05)
         shown = [
-            f"best {min(one) * 1e3:.1f}, p50 {quantile(sorted(one), 0.5)}, max {max(one) * 1e3:.1f} ms"
+            f"best {min(one) * 1e3:.1f}, p50 {median(one) * 1e3:.1f}, max {max(one) * 1e3:.1f} ms"
             for one in (took, cpu, late)
         ]
         return f"{shown[0]}; CPU {shown[1]}; loop late {shown[2]}; {size / 1e6:.2f} MB"
