@@ -6,7 +6,7 @@ FUZZ_S ?= 300
 LAB := $(PYTHON) -m tests.lab.run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf bench-metrics bench-discovery fuzz soak clean
+.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf bench-metrics bench-discovery bench-page fuzz soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -60,6 +60,9 @@ bench-metrics: setup ## what a scrape of /metrics costs at 5,000 destinations, h
 
 bench-discovery: setup ## how soon clients see a server come and go, real Serf on real IPVS: ten minutes; DISCOVERY="--kill 40" for other numbers
 	@$(LAB) --auto --timeout 7200 -- $(PYTHON) -m tests.bench.discovery $(DISCOVERY)
+
+bench-page: setup ## what 100 open status pages cost, here on a fake kernel: two minutes
+	@$(PYTHON) -m tests.bench.page
 
 soak: setup ## about an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 300 machines; 150 Serf agents here
 	@tests/promtool
