@@ -19,6 +19,7 @@ from typing import Any
 from fusisd.agent import host, orders, states
 from fusisd.agent.config import Config, ServiceConfig
 from fusisd.agent.notify import notify
+from fusisd.agent.prepare import checked_at
 from fusisd.agent.preparing import Preparing
 from fusisd.agent.probe import FALL, FAST_INTERVAL_S, INTERVAL_S, failure
 from fusisd.agent.record import RecordFile
@@ -169,8 +170,7 @@ class Agent:
     async def _failure(self, row: Standing) -> str:
         if row.config.check.kind == "none":
             return ""
-        at_vip = row.config.needs_vip and row.vip is not None
-        return await failure(row.config.check, row.vip.address if at_vip and row.vip else self._address, row.config.port)
+        return await failure(row.config.check, checked_at(row.config, row.vip, self._address), row.config.port)
 
     # Orders and reloads.
 

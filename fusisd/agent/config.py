@@ -30,7 +30,8 @@ DRAIN_LIMIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
-    """One service that this server offers. `vip` None: the balancer is asked. `route_back`: answers go by the balancer."""
+    """One service that this server offers. `vip` None: the balancer is asked. `route_back`: answers go by the balancer.
+    `at`: the address on which it answers, None = the node's own; balancers believe another one of few nodes."""
 
     name: str
     port: int
@@ -40,6 +41,7 @@ class ServiceConfig:
     tier: Tier = Tier.PRIMARY
     vip: str | None = None
     route_back: bool = False
+    at: str | None = None
     check: Check = Check()
     balancer_checks: bool = True
 
@@ -51,7 +53,7 @@ class ServiceConfig:
     def offer(self, state: OfferState, weight: int) -> Offer:
         """What its tag says."""
         return Offer(self.name, self.port, self.method, weight, self.balancer_checks, self.tunnel, self.tier, state,
-                     self.route_back)  # fmt: skip
+                     self.route_back, self.at)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ _SERVICE: dict[str, Read[Any]] = {
     "vip": _ADDRESS,
     "backup": truth,
     "route_back": truth,
+    "at": _ADDRESS,
     "check": text_as(parse_check),
     "balancer_checks": truth,
 }
@@ -186,7 +189,7 @@ def _read_file(path: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
 def _asked(line: argparse.Namespace) -> dict[str, object]:
     """The service of the command line, in a file's words."""
     asked = {"port": line.port, "method": line.mode, "weight": line.weight, "vip": line.vip, "check": line.check}
-    asked |= {"route_back": line.route_back or None, "backup": line.backup or None}
+    asked |= {"route_back": line.route_back or None, "backup": line.backup or None, "at": line.at}
     return {key: value for key, value in asked.items() if value is not None}
 
 
@@ -201,6 +204,9 @@ def _service(name: str, table: object, place: str) -> ServiceConfig:
     service = ServiceConfig(name, method=method, tunnel=tunnel, tier=tier, **found)
     if service.route_back and service.needs_vip:
         raise Invalid(f"service {name}: route_back is for method nat; others answer clients directly", "route_back")
+    if service.at is not None and (service.route_back or service.method is ForwardingMethod.TUNNEL):
+        raise Invalid(f"service {name}: at is for method route, and nat without route_back; what a tunnel and route_back"
+                      " need is made for the server's own address", "at")  # fmt: skip
     return service
 
 
@@ -224,6 +230,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--weight", type=int, help="its share, 0 to 65535 (default 1)")
     add("--mode", metavar="METHOD", help="forwarding method: nat (default), route, ipip (or tunnel), gue[:PORT], gre")
     add("--vip", metavar="IP", help="the service's VIP (default: the balancer is asked)")
+    add("--at", metavar="IP", help="where the service answers (default: the node's own address; another one needs the"
+        " balancer's --allow-claims)")  # fmt: skip
     add("--check", metavar="HOW", help="the local check: tcp (default), http:/path, http:PORT:/path, none")
     add("--backup", action="store_true", help="gets connections only while no primary server can serve")
     add("--route-back", action="store_true", help="method nat: answers go by the balancer, not masqueraded")

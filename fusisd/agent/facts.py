@@ -85,8 +85,7 @@ async def _failures(services: Mapping[str, tuple[ServiceConfig, Vip | None]], pl
     found = {}
     for name, (service, vip) in services.items():
         if service.check.kind != "none":
-            address = vip.address if service.needs_vip and vip is not None else place.address
-            found[name] = await failure(service.check, address, service.port)
+            found[name] = await failure(service.check, prepare.checked_at(service, vip, place.address), service.port)
     return found
 
 

@@ -87,6 +87,11 @@ def family(address: str) -> int:
     return 6 if ":" in address else 4
 
 
+def checked_at(service: ServiceConfig, vip: Vip | None, own: str) -> str:
+    """Where this server checks a service: at the VIP that it takes packets for, else where the balancer sends them."""
+    return vip.address if service.needs_vip and vip is not None else service.at or own
+
+
 def steps(services: Iterable[tuple[ServiceConfig, Vip | None]], place: Place) -> tuple[Step, ...]:
     """All that these services need, each once, in the order in which it is made."""
     return tuple(dict.fromkeys(step for service, vip in services for step in _steps(service, vip, place)))

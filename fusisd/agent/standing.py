@@ -117,6 +117,7 @@ class Standings:
                 "state": row.state.value,
                 "reason": row.reason,
                 "since_s": round(now_s - row.since_s, 1),
+                "at": row.config.at,
                 "port": row.config.port,
                 "method": str(row.config.method),
                 "tunnel": str(row.config.tunnel.type) if row.config.tunnel else None,

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fusisd.agent.standing import Standings, shared
 from fusisd.agent.states import CHECKED, SAID, TABLE, Event, State, after
 from fusisd.errors import Invalid, StartupError
 from fusisd.model import OfferState, Tier
-from fusisd.tags import parse_method
+from fusisd.tags import decode, encode, parse_method
 from pyipvs import ForwardingMethod, Tunnel, TunnelType
 
 FLAGS = ["--balancer", "10.1.0.2", "--key-file", "/k", "--name", "rs1"]
@@ -75,6 +76,9 @@ def test_a_file_with_two_services_and_the_line_before_it(tmp_path: Path) -> None
         ("[service.web]\nport = 80\ncheck = 'ping'", "service.web.check"),
         ("[service.'a/b']\nport = 80", "a/b"),
         ("[service.web]\nport = 80\nmethod = 'route'\nroute_back = true", "route_back is for method nat"),
+        ("[service.web]\nport = 80\nat = 'here'", "service.web.at"),
+        ("[service.web]\nport = 80\nat = '10.2.0.1'\nmethod = 'gue'", "own address"),
+        ("[service.web]\nport = 80\nat = '10.2.0.1'\nroute_back = true", "own address"),
         ("balancers = ['10.0.0.1']", "balancers is not known"),
         ("service = 1", "services are tables"),
         ("port = ", "agent.toml"),
@@ -92,12 +96,25 @@ def test_a_wrong_file_is_refused_with_the_place(tmp_path: Path, text: str, said:
         (["--service", "web"], "--port is missing"),
         (["--service", "web", "--port", "80", "--mode", "x"], "--mode"),
         (["--service", "web", "--port", "80", "--vip", "x"], "--vip"),
+        (["--service", "web", "--port", "80", "--at", "x"], "--at"),
         (["--service", "web", "--port", "80", "--route-back", "--balancer", "10.0.0.1,10.0.0.2"], "one balancer"),
     ],
 )
 def test_a_wrong_line_is_refused_with_the_option(words: list[str], said: str) -> None:
     with pytest.raises(Invalid, match=said):
         read(*words)
+
+
+def test_a_service_at_another_address_is_claimed_by_its_tag_and_checked_there(tmp_path: Path) -> None:
+    web = read("--service", "web", "--port", "80", "--at", "FD00::7").services["web"]
+    offer = decode("web", encode(web.offer(OfferState.READY, 1)))
+    assert offer.address == "fd00::7"
+    named = from_file(tmp_path / "agent.toml", "[service.web]\nport = 80\nat = 'fd00::7'").services["web"]
+    assert named == web
+    assert prepare.checked_at(web, None, "10.1.0.11") == "fd00::7"
+    assert prepare.checked_at(replace(web, at=None), None, "10.1.0.11") == "10.1.0.11"
+    routed = replace(web, method=ForwardingMethod.ROUTE)
+    assert prepare.checked_at(routed, Vip("10.1.0.100", 80), "10.1.0.11") == "10.1.0.100"
 
 
 def test_more_services_than_serf_carries_are_refused_at_the_start(tmp_path: Path) -> None:
