@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fusisd.agent.agent import QUIET_S
 from fusisd.serf.client import SerfClient, SerfError, connected
 from fusisd.serf.keys import load_or_make_key
 from tests.lab.expect import poll
@@ -41,9 +43,13 @@ class Running:
             self._process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def signal(self, number: int) -> int:
+        self.send(number)
+        return self.wait()
+
+    def send(self, number: int) -> None:
+        """A signal, and no waiting."""
         assert self._process is not None
         self._process.send_signal(number)
-        return self._process.wait(30)
 
     def wait(self) -> int:
         """Its exit status, when it ends by itself."""
@@ -228,3 +234,64 @@ def test_sigterm_before_it_joined_ends_it_too(running: Running, agents: Agents) 
     serf = running.serf()
     assert running.signal(signal.SIGTERM) == 0
     poll(lambda: not alive(serf), what="its Serf agent to end")
+
+
+def listener() -> socket.socket:
+    """A service on a free port of loopback."""
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def lasts(seen: Callable[[], bool]) -> None:
+    """It stays so for longer than a drain without any connection takes."""
+    end_s = time.monotonic() + 2 * QUIET_S
+    while time.monotonic() < end_s:
+        assert seen()
+
+
+def test_sighup_begins_a_service_drains_another_and_a_wrong_file_changes_nothing(running: Running, tmp_path: Path) -> None:
+    def tags() -> dict[str, str]:
+        return seen_by_the_balancer()[1]
+
+    with listener() as service:
+        port, file = service.getsockname()[1], tmp_path / "agent.toml"
+        file.write_text(f"[service.old]\nport = {port}\n")
+        running.start("--config", str(file), "--drain", "60")
+        poll(lambda: tags().get("s:old") == f"{port}", 60, "the service of the file")
+        before = tags()
+        file.write_text("[service.new]\nport = 0\n")
+        running.send(signal.SIGHUP)
+        poll(lambda: "not reloaded reason=" in running.said(), what="its complaint")
+        assert tags() == before
+        with socket.create_connection(("127.0.0.1", port)):
+            file.write_text("[service.new]\nport = 82\ncheck = 'none'\n")
+            running.send(signal.SIGHUP)
+            poll(lambda: tags().get("s:new") == "82", 60, "the new service")
+            poll(lambda: tags().get("s:old") == f"{port}///drain", 60, "the old one to drain")
+            assert tags()["s:web"] == "80", "what did not change goes on"
+            lasts(lambda: "s:old" in tags())
+        poll(lambda: "s:old" not in tags(), 60, "the old one to go with its connection")
+
+
+def test_sigterm_waits_for_a_long_connection_and_leaves_when_it_has_ended(running: Running) -> None:
+    with listener() as service:
+        port = service.getsockname()[1]
+        running.start("--port", str(port), "--drain", "60")
+        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+        serf = running.serf()
+        with socket.create_connection(("127.0.0.1", port)):
+            running.send(signal.SIGTERM)
+            poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}///drain", 60, "its drain")
+            lasts(lambda: alive(serf) and seen_by_the_balancer()[0] == "alive")
+        assert running.wait() == 0
+        assert not alive(serf)
+        poll(lambda: seen_by_the_balancer()[0] == "left", 60, "rs9 to have left")
+
+
+def test_sigterm_waits_for_a_long_connection_until_the_deadline(running: Running) -> None:
+    with listener() as service:
+        port = service.getsockname()[1]
+        running.start("--port", str(port), "--drain", "3")
+        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+        with socket.create_connection(("127.0.0.1", port)):
+            assert running.signal(signal.SIGTERM) == 0
+            poll(lambda: seen_by_the_balancer()[0] == "left", 60, "rs9 to have left")
