@@ -111,11 +111,10 @@ def test_kill_9_and_a_restart_of_the_agent_change_nothing(balancer: Balancer, se
     assert balancer.status()["ops"] == ops
 
 
-@pytest.mark.parametrize("name", ["rs1", "rs2"])  # by nat: tests/kernel/test_discovery.py
-def test_leaving_under_load_loses_nothing_and_leaves_nothing(
-    balancer: Balancer, servers: dict[str, RealServer], before: dict[str, str], name: str
-) -> None:
-    server = servers[name]
+def leave_under_load(balancer: Balancer, server: RealServer, before: dict[str, str]) -> None:
+    """One of three leaves: no request is lost, and it is as it was."""
+    name = server.host.name
+    assert balancer.weights("web") == {"rs1": 1, "rs2": 1, "rs3": 1}
     with Traffic() as traffic:
         poll(lambda: traffic.total > 10, what="traffic")
         server.leave()
@@ -124,6 +123,32 @@ def test_leaving_under_load_loses_nothing_and_leaves_nothing(
         poll(lambda: traffic.total > total + 10, what="traffic without it")
     assert traffic.lost == []
     assert state(server.host) == before[name]
+
+
+@pytest.mark.parametrize("name", ["rs1", "rs2"])  # by nat: tests/kernel/test_discovery.py
+def test_leaving_under_load_loses_nothing_and_leaves_nothing(
+    balancer: Balancer, servers: dict[str, RealServer], before: dict[str, str], name: str
+) -> None:
+    leave_under_load(balancer, servers[name], before)
+    servers[name].resume()
+    poll(lambda: balancer.weights("web") == {"rs1": 1, "rs2": 1, "rs3": 1}, 60, "three destinations again")
+
+
+@pytest.mark.parametrize("mode", ["nat", "ipip", "gre"])  # nat without a way back: the balancer masquerades
+def test_leaving_by_other_methods_loses_nothing_either(
+    home: Path, balancer: Balancer, servers: dict[str, RealServer], before: dict[str, str], mode: str
+) -> None:
+    if balancer.weights("web").get("rs1"):
+        servers["rs1"].leave()
+    server = RealServer(servers["rs1"].host, home / f"rs1-{mode}", balancer, "web", "--mode", mode)
+    server.resume()  # the backend is there
+    try:
+        poll(lambda: balancer.weights("web") == {"rs1": 1, "rs2": 1, "rs3": 1}, 60, "three destinations")
+        masquerades = "MASQUERADE" in balancer.host.run("iptables-legacy", "-t", "nat", "-S")
+        assert masquerades == (mode == "nat")
+        leave_under_load(balancer, server, before)
+    finally:
+        server.stop()
 
 
 def test_a_server_that_was_killed_is_undone_by_hand(servers: dict[str, RealServer], before: dict[str, str]) -> None:
