@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 START_LIMIT_S = 15.0  # a Serf agent's RPC answers 0.5 to 1 s after its start
 LOOK_PERIOD_S = 5.0  # how long tags that somebody else changed stay changed
 RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+GOODBYE_S = 60.0  # for leaving and undoing after the drain, of what systemd is asked for (its own limit: TimeoutStopSec)
 QUIET_S = 2.0  # a balancer lists 750 ms after the doorbell at the latest; then no new connection comes
 _ORDERED = {"drain": Event.DRAIN, "maint": Event.MAINT, "ready": Event.RESUME}
 
@@ -107,7 +108,7 @@ class Agent:
 
     async def _drained(self, hurry: asyncio.Event) -> None:
         """Say drain, and wait until the balancers must have seen it and no connection is left, or the limit is over."""
-        notify("STOPPING=1\nSTATUS=draining")
+        notify(f"STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={round((self._config.drain_s + GOODBYE_S) * 1e6)}")
         for row in self._rows:
             self._rows.happened(row.config.name, Event.LEAVE)
         if self._joined:

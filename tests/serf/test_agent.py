@@ -138,6 +138,23 @@ def test_an_upgrade_and_a_crash_keep_its_serf_agent_and_the_next_start_finds_it(
     assert running.serf() == serf
 
 
+def test_systemd_gets_as_long_as_the_drain_may_take(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        running.start("--drain", "600")
+        poll(lambda: "joined" in running.said(), 60, "its ready line")
+        assert running.signal(signal.SIGTERM) == 0
+        manager.setblocking(False)
+        said = ""
+        while "STOPPING=1" not in said:
+            said = manager.recv(4096).decode()
+    (extended,) = [line for line in said.split("\n") if line.startswith("EXTEND_TIMEOUT_USEC=")]
+    assert int(extended.partition("=")[2]) > 600_000_000, "leaving and undoing come after the drain"
+
+
 def test_its_serf_agent_is_started_again_when_it_dies(running: Running) -> None:
     running.start()
     poll(lambda: "joined" in running.said(), 60, "its ready line")
