@@ -54,6 +54,7 @@ from fusisd.statistics import Statistics
 from fusisd.store.sqlite import SqliteIntents, SqliteLocal, lock_state, machine_identity, open_database, set_aside
 from fusisd.web.app import make_app
 from fusisd.web.auth import WritePolicy, load_or_make_token
+from fusisd.web.entry import Entry
 from fusisd.web.server import Listener, TcpListener, UnixListener, WebServer
 from pyipvs import IPVS, IPVSError, ServiceKey, TableProbe
 from pyipvs.testing import FakeKernel
@@ -205,7 +206,7 @@ class Daemon:
             listeners = [TcpListener(host, PORT) for host in (*loopback, *own)]
         listeners.append(UnixListener(str(config.socket)))
         app = make_app(bridge, WritePolicy.for_token(token, allow_plaintext_writes=config.allow_plaintext_writes))
-        return WebServer(app, listeners, refuse_address=lambda address: address in control.vips)
+        return WebServer(app, listeners, entry=Entry(lambda address: address in control.vips))
 
     def _facts(self, own: list[str]) -> dict[str, object]:
         config = self._config

@@ -5,18 +5,19 @@ body are complete, a worker parses it from memory, calls the application and lea
 loop's thread sends it. Each phase has one absolute deadline, set when the phase begins and never moved by
 bytes that drip in:
 
+    OPENING -- handshake done, or no TLS --> IDLE
     IDLE -- first byte --> RECEIVING -- whole request --> WORKING -- answer --> SENDING -- all sent --> IDLE
     SENDING -- all sent, closing --> LINGERING -- client closes --> CLOSED
 
+OPENING is there when we have a certificate: the first byte says whether the client begins with TLS.
 Does not: know the selector, other connections, or start threads.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
+import selectors
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -29,36 +30,54 @@ from cheroot.server import HTTPConnection, HTTPRequest
 from cheroot.wsgi import Gateway_10
 
 from fusisd.web import http1
+from fusisd.web.entry import UNIX, Entry
+from fusisd.web.wire import Plain, Tls, opens_with_tls
 
-RECEIVE_SIZE = 64 * 1024
 _SEND_PIECES = 64  # far below IOV_MAX (1024)
+_MISDIRECTED = "ask by an address or localhost, or start fusisd with --host-name for this name"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How long each phase may last and how much may be held."""
 
+    handshake_s: float = 5.0
     request_s: float = 5.0
     idle_s: float = 15.0
-    queue_s: float = 10.0
+    queue_s: float = 5.0
     write_s: float = 10.0
     linger_s: float = 1.0
     connections: int = 1024
     per_peer: int = 64
-    """Not applied to loopback and the Unix socket: behind a local proxy all clients are one peer."""
-    buffered: int = 64 * 1024 * 1024
+    """See Entry.limits for whom it is not."""
+    changes: int = 64
+    """Requests that change something and wait for a worker; the next is told to come again."""
+    buffered: int = 16 * 1024 * 1024
     """Bytes of requests held in memory for all connections together."""
+    unsent: int = 32 * 1024 * 1024
+    """Bytes of answers held in memory because clients do not take them; what several share counts once."""
 
 
 class Phase(Enum):
     """What the connection is doing, and so who owns it: a worker in WORKING, else the loop's thread."""
 
+    OPENING = "opening"
     IDLE = "idle"
     RECEIVING = "receiving"
     WORKING = "working"
     SENDING = "sending"
     LINGERING = "lingering"
     CLOSED = "closed"
+
+
+_EVENTS = {
+    Phase.OPENING: selectors.EVENT_READ,
+    Phase.IDLE: selectors.EVENT_READ,
+    Phase.RECEIVING: selectors.EVENT_READ,
+    Phase.LINGERING: selectors.EVENT_READ,
+    Phase.SENDING: selectors.EVENT_WRITE,
+    Phase.WORKING: 0,
+}
 
 
 class Request(HTTPRequest):
@@ -69,6 +88,12 @@ class Request(HTTPRequest):
         understood = bool(super().read_request_headers())
         self.close_connection = self.close_connection or self.conn.client_closes
         return understood
+
+    def send_headers(self) -> None:
+        """Also those that no answer may lack; what the application says of the same stands."""
+        said = {name.lower() for name, _ in self.outheaders}
+        self.outheaders += [field for field in http1.SECURITY if field[0].lower() not in said]
+        super().send_headers()
 
     def simple_response(self, status: str, msg: str = "") -> None:
         """Answer an error with JSON and end the connection."""
@@ -81,10 +106,11 @@ class Gateway(Gateway_10):
     """cheroot's WSGI gateway, with what only the server knows: no header can make a key `fusis.peer`."""
 
     def get_environ(self) -> dict[str, Any]:  # type: ignore[override]  # its stub says None
-        """The environ, with `fusis.peer`: `unix` or the client's address."""
+        """The environ, with `fusis.peer`: `unix` or the client's address. The scheme is `https` over TLS."""
         environ: dict[str, Any] = super().get_environ()
         connection: Connection = self.req.conn
         environ["fusis.peer"] = connection.peer
+        environ["wsgi.url_scheme"] = "https" if connection.is_tls else "http"
         environ["SERVER_PORT"] = connection.local_port
         return environ
 
@@ -102,10 +128,15 @@ class Outbox:
             self.pieces.append(memoryview(data))
         return len(data)
 
-    def send(self, sock: socket.socket) -> None:
+    @property
+    def holds(self) -> list[bytes]:
+        """The objects that are kept for what is still to be sent."""
+        return [piece.obj for piece in self.pieces]  # type: ignore[misc]  # what write() was given
+
+    def send(self, wire: Plain) -> None:
         """Send all. Raises BlockingIOError when the socket takes no more now, OSError when it is gone."""
         while self.pieces:
-            sent = sock.sendmsg(list(islice(self.pieces, _SEND_PIECES)))
+            sent = wire.send(list(islice(self.pieces, _SEND_PIECES)))
             while sent and sent >= len(self.pieces[0]):
                 sent -= len(self.pieces.popleft())
             if sent:
@@ -122,6 +153,7 @@ class Connection(HTTPConnection):
         sock: socket.socket,
         peer: str,
         limits: Limits,
+        entry: Entry,
         give_back: Callable[[Connection], None],
     ) -> None:
         """`sock` must not block; `peer` is `unix` or the client's address.
@@ -130,22 +162,24 @@ class Connection(HTTPConnection):
         cycles.
         """
         self.server: Any = None  # the lane, from the moment that a whole request is there
-        self.socket = sock
         self.peer = peer
-        self.remote_addr = None if peer == "unix" else peer
-        self.local_port = "" if peer == "unix" else str(sock.getsockname()[1])
+        self.remote_addr = None if peer == UNIX else peer
+        self.local_port = "" if peer == UNIX else str(sock.getsockname()[1])
         self.rfile = io.BytesIO()
         self.wfile = Outbox()
         self.requests_seen = 0
-        self.phase = Phase.IDLE
-        self.deadline = time.monotonic() + limits.request_s
         self.keep = True
         self.evicted = False
+        self.socket, self._wire = sock, Plain(sock)
         self._inbox = bytearray()
         self._request_size = 0
         self._head: http1.Head | None = None
-        self._limits = limits
+        self._limits, self._entry = limits, entry
         self._give_back = give_back
+        if entry.certificate is None or peer == UNIX:
+            self._enter(Phase.IDLE, limits.request_s)
+        else:
+            self._enter(Phase.OPENING, limits.handshake_s)
 
     # What a worker calls.
 
@@ -180,6 +214,16 @@ class Connection(HTTPConnection):
         return self._head is not None and self._head.method in (b"GET", b"HEAD", b"OPTIONS")
 
     @property
+    def is_tls(self) -> bool:
+        """The client speaks TLS."""
+        return self._wire.is_tls
+
+    @property
+    def events(self) -> int:
+        """What to wait for, as the selector names it; 0 while a worker has it."""
+        return self._wire.waits_for or _EVENTS[self.phase]
+
+    @property
     def buffered(self) -> int:
         """Bytes of requests held in memory."""
         return len(self._inbox) + self._request_size
@@ -187,8 +231,12 @@ class Connection(HTTPConnection):
     def ready(self) -> None:
         """The socket has something to receive, or room to send."""
         try:
-            if self.phase is Phase.SENDING:
+            if self.evicted:
+                self.phase = Phase.CLOSED
+            elif self.phase is Phase.SENDING:
                 self._send()
+            elif self.phase is Phase.OPENING:
+                self._open()
             else:
                 self._receive()
         except (BlockingIOError, InterruptedError):
@@ -220,25 +268,38 @@ class Connection(HTTPConnection):
                 "408 Request Timeout", f"the request was not complete after {self._limits.request_s:g} s"
             )
             return
-        if self.phase is Phase.SENDING:  # reset, or the kernel would keep what the client does not read
-            with contextlib.suppress(OSError):
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if self.phase is Phase.SENDING:  # or the kernel would keep what the client does not read
+            self._wire.reset_when_closed()
         self.phase = Phase.CLOSED
 
     def evict(self) -> None:
-        """Make room: shut the socket down, so that its next event closes it.
+        """Make room: forget what is held for it, and shut the socket down, so that its next event closes it.
 
         Closing it here could free a descriptor that is still named in the selector's present batch.
         """
         self.evicted = True
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
+        self._inbox = bytearray()
+        self.wfile.pieces.clear()
+        self._wire.reset_when_closed()
+        self._wire.cut()
 
     def _enter(self, phase: Phase, limit_s: float) -> None:
         self.phase, self.deadline = phase, time.monotonic() + limit_s
 
+    def _open(self) -> None:
+        """Plain HTTP or TLS, and the handshake as far as it goes now."""
+        if not isinstance(self._wire, Tls):
+            is_tls = opens_with_tls(self.socket)
+            if not is_tls or self._entry.certificate is None:
+                self.phase = Phase.CLOSED if is_tls is None else Phase.IDLE  # with the deadline that it has
+                return
+            self._wire = Tls(self.socket, self._entry.certificate.context)
+            self.socket = self._wire.socket
+        self._wire.shake_hands()
+        self._enter(Phase.IDLE, self._limits.request_s)
+
     def _receive(self) -> None:
-        data = self.socket.recv(RECEIVE_SIZE)
+        data = self._wire.receive()
         if not data:
             self.phase = Phase.CLOSED
         elif self.phase is not Phase.LINGERING:
@@ -270,16 +331,20 @@ class Connection(HTTPConnection):
         if self.phase is Phase.IDLE:
             self._enter(Phase.RECEIVING, self._limits.request_s)
         self._head = head = http1.scan(self._inbox)
-        if head is not None and head.expects_continue and head.body_size and len(self._inbox) == head.size:
-            self.socket.send(http1.CONTINUE)  # the outbox is empty here, so that the order holds
+        if head is None:
+            return
+        if not self._entry.answers_to(head.host, self.peer):
+            raise http1.ProtocolError("421 Misdirected Request", f"this is not {head.host}: {_MISDIRECTED}")
+        if head.expects_continue and head.body_size and len(self._inbox) == head.size:
+            self._wire.send([memoryview(http1.CONTINUE)])  # the outbox is empty here, so that the order holds
 
     def _send(self) -> None:
-        self.wfile.send(self.socket)
+        self.wfile.send(self._wire)
         if self.keep:
             self._enter(Phase.IDLE, self._limits.idle_s)
             self._advance()
         else:
             # Closing with bytes unread would reset the connection and take our answer away from the client
             # (RFC 9112 9.6).
-            self.socket.shutdown(socket.SHUT_WR)
+            self._wire.finish()
             self._enter(Phase.LINGERING, self._limits.linger_s)

@@ -20,6 +20,17 @@ BODY_LIMIT = 1024 * 1024
 HEAD_END = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+SECURITY = [
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"X-Frame-Options", b"DENY"),
+    (b"Content-Security-Policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"Cross-Origin-Resource-Policy", b"same-origin"),
+    (b"Referrer-Policy", b"no-referrer"),
+]
+"""Header fields that every answer has: no browser takes it for something else, frames it, or lets another site read it."""
+_SECURITY_LINES = b"".join(b"%s: %s\r\n" % field for field in SECURITY)
+RETRY_AFTER_S = 1
+
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\Z")
 _FIELD = re.compile(rb"(" + _TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)\Z")
@@ -43,7 +54,7 @@ class Head:
     """What the connection must know of a request's head.
 
     `size`: bytes it took on the wire, blank line included; `text`: what the parser is given (see
-    `_is_for_parser`); `closes`: the client wants no further request on this connection.
+    `_is_for_parser`); `closes`: the client wants no further request on this connection; `host`: its Host header.
     """
 
     size: int
@@ -52,6 +63,7 @@ class Head:
     method: bytes
     expects_continue: bool
     closes: bool
+    host: str | None
 
 
 def scan(received: bytes | bytearray) -> Head | None:
@@ -74,12 +86,13 @@ def scan(received: bytes | bytearray) -> Head | None:
 def answer(status: str, message: str, *, with_body: bool = True) -> bytes:
     """A whole error answer that ends the connection; without its body for HEAD."""
     body = json.dumps({"error": message}, separators=(",", ":")).encode() + b"\n"
+    again = f"Retry-After: {RETRY_AFTER_S}\r\n" if status.startswith("503") else ""
     head = (
         f"HTTP/1.1 {status}\r\n"
         f"Content-Type: application/json; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-        f"Date: {email.utils.formatdate(usegmt=True)}\r\nConnection: close\r\n\r\n"
+        f"Date: {email.utils.formatdate(usegmt=True)}\r\nConnection: close\r\n{again}"
     )
-    return head.encode("ascii") + (body if with_body else b"")
+    return head.encode("ascii") + _SECURITY_LINES + b"\r\n" + (body if with_body else b"")
 
 
 def _bad(message: str) -> ProtocolError:
@@ -113,6 +126,7 @@ def _understood(request_line: bytes, field_lines: list[bytes], size: int) -> Hea
         method=method,
         expects_continue=modern and _expects_continue(fields),
         closes=b"close" in _options(fields.get(b"connection", b"")),
+        host=fields[b"host"].decode("latin-1") if b"host" in fields else None,
     )
 
 

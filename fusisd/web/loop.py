@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import logging
 import os
 import queue
@@ -22,6 +21,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from fusisd.web.connection import Connection, Limits, Phase
+from fusisd.web.entry import UNIX, Entry
+from fusisd.web.held import Held
 from fusisd.web.listeners import Bound
 from fusisd.web.workers import Lane
 
@@ -30,13 +31,6 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 _ACCEPT_BATCH = 64
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_EVENTS = {
-    Phase.IDLE: selectors.EVENT_READ,
-    Phase.RECEIVING: selectors.EVENT_READ,
-    Phase.LINGERING: selectors.EVENT_READ,
-    Phase.SENDING: selectors.EVENT_WRITE,
-    Phase.WORKING: 0,
-}
 
 
 class Loop:
@@ -48,17 +42,16 @@ class Loop:
         reads: Lane,
         changes: Lane,
         limits: Limits,
-        refuse_address: Callable[[str], bool],
+        entry: Entry,
     ) -> None:
-        """`refuse_address` is asked with the local address of each new TCP connection."""
+        """`entry` is asked on the loop's thread."""
         self._bound = tuple(bound)
         self._reads, self._changes = reads, changes
-        self._limits, self._refuse_address = limits, refuse_address
+        self._limits, self._entry = limits, entry
         self._selector = selectors.DefaultSelector()
         self._watched: dict[Connection, int] = {}
         """Every open connection, oldest first, with the events it waits for."""
-        self._held: dict[Connection, int] = {}
-        self._buffered = 0
+        self._held = Held(limits)
         self._peers: Counter[str] = Counter()
         self._returned: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -141,26 +134,17 @@ class Loop:
 
     def _settle(self, connection: Connection) -> None:
         """Give the connection to whom it belongs in its present phase."""
+        lane = self._reads if connection.is_read else self._changes
+        if connection.phase is Phase.WORKING and lane.is_full:
+            connection.refuse("503 Service Unavailable", "too many changes are waiting; try again later")
+        self._held.note(connection)
         if connection.phase is Phase.CLOSED:
             self._drop(connection)
             return
-        self._account(connection)
-        self._watch(connection, _EVENTS[connection.phase])
+        self._watch(connection, connection.events)
         if connection.phase is Phase.WORKING:
-            connection.server = self._reads if connection.is_read else self._changes
-            connection.server.requests.put(connection)
-
-    def _account(self, connection: Connection) -> None:
-        """Keep the sum of buffered requests; over the limit, the one that grew is refused."""
-        held = connection.buffered
-        self._buffered += held - self._held[connection]
-        self._held[connection] = held
-        if self._buffered > self._limits.buffered and connection.phase is Phase.RECEIVING:
-            connection.refuse(
-                "503 Service Unavailable", "too many requests are being received; try again later"
-            )
-            self._buffered -= held
-            self._held[connection] = 0
+            connection.server = lane
+            lane.requests.put(connection)
 
     def _watch(self, connection: Connection, events: int) -> None:
         watched = self._watched[connection]
@@ -177,7 +161,7 @@ class Loop:
             return
         self._watch(connection, 0)
         del self._watched[connection]
-        self._buffered -= self._held.pop(connection)
+        self._held.forget(connection)
         self._peers[connection.peer] -= 1
         if not self._peers[connection.peer]:
             del self._peers[connection.peer]
@@ -220,27 +204,27 @@ class Loop:
     def _admit(self, sock: socket.socket, address: object) -> None:
         try:
             sock.setblocking(False)
-            peer = "unix"
+            peer = UNIX
             if isinstance(address, tuple):
                 peer = _plain(address[0])
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self._refuse_address(_plain(sock.getsockname()[0])):
+                if self._entry.refuse_address(_plain(sock.getsockname()[0])):
                     sock.close()
                     return
-            connection = Connection(sock, peer, self._limits, self.give_back)
+            connection = Connection(sock, peer, self._limits, self._entry, self.give_back)
         except OSError:  # gone already
             sock.close()
             return
         if self._make_room(peer):
-            self._watched[connection], self._held[connection] = 0, 0
+            self._watched[connection] = 0
             self._peers[peer] += 1
-            self._watch(connection, _EVENTS[connection.phase])
+            self._watch(connection, connection.events)
         else:
             sock.close()
 
     def _make_room(self, peer: str) -> bool:
         """Evict the oldest when a cap is reached; false when all are in the hands of workers."""
-        if self._peers[peer] >= self._limits.per_peer and not _is_local(peer):
+        if self._peers[peer] >= self._limits.per_peer and self._entry.limits(peer):
             return self._evict_oldest(peer)
         return len(self._watched) < self._limits.connections or self._evict_oldest()
 
@@ -256,7 +240,3 @@ class Loop:
 def _plain(address: str) -> str:
     """Without the zone of a link-local address."""
     return address.partition("%")[0]
-
-
-def _is_local(peer: str) -> bool:
-    return peer == "unix" or ipaddress.ip_address(peer).is_loopback

@@ -4,7 +4,7 @@ cheroot as it comes gives a worker to each client that sends anything and waits 
 a few silent clients stop it (measured: ten dripping clients, no answer in 25 s). Here the loop's thread waits
 for all sockets at once, and only whole requests reach a worker. Private names of cheroot that this room
 relies on are pinned by a test.
-Does not: know routes, or speak TLS.
+Does not: know routes, or who may do what (auth.py).
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import logging
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from fusisd.errors import StartupError
 from fusisd.web.connection import Limits
+from fusisd.web.entry import Entry
 from fusisd.web.listeners import Bound, Listener, TcpListener, UnixListener, bind
 from fusisd.web.loop import Loop
 from fusisd.web.workers import Lane
@@ -39,23 +40,19 @@ class WebServer:
         listeners: Iterable[Listener],
         workers: int = 8,
         *,
-        refuse_address: Callable[[str], bool] = lambda address: False,
+        entry: Entry | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """`workers` threads (2 or more), half for reads and half for changes.
-
-        `refuse_address` is asked, on the loop's thread, with the local address of each new TCP connection:
-        true closes it.
-        """
+        """`workers` threads (2 or more), half for reads and half for changes; `entry` says who is let in."""
         if workers < 2:
             raise ValueError("workers must be 2 or more: reads and changes have their own")
         self._listeners = tuple(listeners)
         self._limits = _within_descriptors(limits or Limits())
         self._lanes = (
             Lane("read", app, workers // 2, self._limits),
-            Lane("change", app, workers - workers // 2, self._limits),
+            Lane("change", app, workers - workers // 2, self._limits, self._limits.changes),
         )
-        self._refuse_address = refuse_address
+        self._entry = entry or Entry()
         self._bound: list[Bound] = []
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
@@ -80,7 +77,7 @@ class WebServer:
         except StartupError:
             self._unbind()
             raise
-        self._loop = Loop(self._bound, *self._lanes, self._limits, self._refuse_address)
+        self._loop = Loop(self._bound, *self._lanes, self._limits, self._entry)
         self._thread = threading.Thread(target=self._loop.run, name="fusisd-web", daemon=True)
         for lane in self._lanes:
             lane.requests.start()

@@ -1,7 +1,8 @@
 """The threads that call the application: cheroot's workers, in lanes of their own queue.
 
 There are two lanes, one for requests that read and one for requests that change: changes wait for the store
-and the loop, and a read must not wait behind them.
+and the loop, and a read must not wait behind them. So at most half the workers wait for the loop; a change beyond them
+waits for a worker, up to a number and for a time, since many writers at once share the syncs of the store's disk.
 What a worker gets is a whole request in memory, what it leaves is an answer in memory.
 Does not: touch sockets.
 """
@@ -9,6 +10,7 @@ Does not: touch sockets.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import time
 from typing import Any
@@ -35,6 +37,7 @@ class Workers:
             thread.daemon = True  # a handler that hangs must not keep the process from ending
         self.get = self._queue.get
         self.put = self._queue.put
+        self.waiting = self._queue.qsize
 
     def start(self) -> None:
         """Start the threads."""
@@ -53,10 +56,10 @@ class Workers:
 class Lane(wsgi.Server):
     """What cheroot's workers and requests take for their server; it never listens: the loop feeds it."""
 
-    def __init__(self, name: str, app: Any, count: int, limits: Limits) -> None:
-        """`app` is a WSGI application, `count` the number of threads."""
+    def __init__(self, name: str, app: Any, count: int, limits: Limits, most: float = math.inf) -> None:
+        """`app` is a WSGI application, `count` the number of threads, `most` how many requests may wait for one."""
         super().__init__(("fusisd", 0), app, server_name="fusisd", timeout=int(limits.idle_s))
-        self.name = name
+        self.name, self._most = name, most
         self.software = "fusisd"
         self.gateway = Gateway
         self.requests = Workers(self, count)
@@ -67,6 +70,11 @@ class Lane(wsgi.Server):
     def can_add_keepalive_connection(self) -> bool:
         """Always: the loop has its own cap."""
         return True
+
+    @property
+    def is_full(self) -> bool:
+        """No further request may wait for a worker."""
+        return bool(self.requests.waiting() >= self._most)
 
     def put_conn(self, conn: Connection) -> None:
         """A worker answered and the connection may be kept."""

@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import resource
+import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +17,14 @@ from typing import Any
 
 import pytest
 
-from fusisd.web import loop
 from fusisd.web.connection import Limits, Outbox
+from fusisd.web.entry import Entry
 from fusisd.web.server import WebServer
-from tests.fusisd.web_helpers import GET, Client, ask, hello, serving
+from tests.fusisd.web_helpers import GET, Client, ask, hello, port_of, serving
 from tests.lab.expect import poll
 
 BIG = b"x" * 1_000_000
+HUGE = b"x" * 8_000_000  # more than the sockets of one connection take
 
 
 def big(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -163,7 +166,7 @@ def test_a_storm_of_reconnecting_clients_at_the_cap_holds_nobody_up(caplog: pyte
 
 
 def test_one_host_cannot_take_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_is_local", lambda peer: False)  # else loopback is not limited
+    monkeypatch.setattr(Entry, "limits", lambda entry, peer: True)  # else loopback is not limited
     with serving(hello, limits=Limits(connections=1000, per_peer=5)) as server:
         others = [Client.of(server, source="127.0.0.3") for _ in range(5)]
         with attackers(server, 20) as clients:
@@ -181,13 +184,50 @@ def test_loopback_is_one_peer_without_a_limit() -> None:
             assert client.answer().status == 200
 
 
-def test_bodies_held_for_all_clients_together_have_a_limit() -> None:
-    half = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n" + b"x" * 300_000
-    whole = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n" + b"x" * 900_000
-    with serving(hello, limits=Limits(buffered=1_000_000, request_s=2.0)) as server:
-        with attackers(server, 4, half) as clients:
-            assert sorted(client.answer().status for client in clients) == [408, 408, 408, 503]
-        poll(lambda: ask(server, whole).status == 200, what="the memory of clients that went is free again")
+def body(size: int, sent: int) -> bytes:
+    """A POST of this size, of which so much is there."""
+    return b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + b"x" * sent
+
+
+def test_bodies_held_for_all_clients_together_have_a_limit_and_the_largest_makes_room() -> None:
+    with serving(hello, limits=Limits(buffered=1_000_000, request_s=60.0)) as server:
+        with attackers(server, 1, body(500_000, 400_000)) as largest, attackers(server, 3, body(400_000, 250_000)):
+            assert largest[0].ended()
+            assert ask(server, body(100_000, 100_000)).status == 200
+        poll(lambda: ask(server, body(900_000, 900_000)).status == 200, what="the memory of clients that went is free again")
+
+
+def test_a_client_that_resets_while_it_is_refused_takes_nobody_with_it() -> None:
+    with serving(hello, limits=Limits(buffered=100_000)) as server:
+        for _ in range(20):
+            with attackers(server, 10, body(1_000_000, 90_000)) as clients:
+                for client in clients:
+                    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        is_well(server)
+
+
+def test_answers_that_nobody_takes_have_a_limit_and_who_takes_none_the_longest_makes_room() -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        body = bytes(bytearray(BIG)) * 8  # a copy for each
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+    def is_reset(client: Client) -> bool:
+        return client.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+    with serving(app, limits=Limits(unsent=20_000_000, write_s=60.0)) as server, attackers(server, 6, GET) as clients:
+        poll(lambda: sum(map(is_reset, clients)) >= 4, what="those over the limit are cut off")
+        assert ask(server, GET).status == 200
+
+
+def test_an_answer_that_many_do_not_take_counts_once() -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", str(len(HUGE)))])
+        return [HUGE]
+
+    with serving(app, limits=Limits(unsent=len(HUGE) + 100_000)) as server, attackers(server, 20, GET) as clients:
+        for client in clients:
+            assert len(client.answer().body) == len(HUGE)
 
 
 def test_slow_changes_do_not_hold_up_reads() -> None:
@@ -206,6 +246,27 @@ def test_slow_changes_do_not_hold_up_reads() -> None:
             assert client.answer().body == b"ok"
 
 
+def test_changes_beyond_those_that_may_wait_are_told_to_come_again() -> None:
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        if environ["REQUEST_METHOD"] == "POST":
+            entered.release()
+            go_on.wait(20)
+        return hello(environ, start_response)
+
+    with serving(app, workers=4, limits=Limits(changes=3)) as server, attackers(server, 2, body(2, 2)) as working:
+        assert entered.acquire(timeout=10)
+        assert entered.acquire(timeout=10)
+        with attackers(server, 4, body(2, 2)) as clients:
+            refused = poll(lambda: select.select([client.sock for client in clients], [], [], 0)[0])
+            is_well(server)
+            go_on.set()
+            answers = {client.sock: client.answer() for client in (*working, *clients)}
+        assert sorted(answer.status for answer in answers.values()) == [200] * 5 + [503]
+        assert answers[refused[0]].headers["Retry-After"] == "1"
+
+
 def test_a_request_that_waited_too_long_for_a_worker_is_not_carried_out() -> None:
     called: list[str] = []
 
@@ -214,7 +275,8 @@ def test_a_request_that_waited_too_long_for_a_worker_is_not_carried_out() -> Non
         return hello(environ, start_response)
 
     with serving(app, limits=Limits(queue_s=-1.0)) as server:
-        assert ask(server, GET).status == 503
+        told = ask(server, GET)
+        assert (told.status, told.headers["Retry-After"]) == (503, "1")
     assert called == []
 
 
@@ -231,7 +293,7 @@ def test_without_free_descriptors_the_oldest_make_room_and_the_server_recovers(
                 while True:
                     fillers.append(os.dup(0))
             for sock in late:
-                sock.connect(clients[0].sock.getpeername())
+                sock.connect(("127.0.0.1", port_of(server)))
             poll(lambda: "cannot accept reason=Too many open files" in caplog.text)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -20,7 +20,7 @@ def refusal(head: bytes) -> str:
 
 
 def test_a_whole_head_is_understood() -> None:
-    assert scan(WHOLE + b"abc") == Head(len(WHOLE), WHOLE, 3, b"POST", expects_continue=False, closes=True)
+    assert scan(WHOLE + b"abc") == Head(len(WHOLE), WHOLE, 3, b"POST", expects_continue=False, closes=True, host="x")
 
 
 @pytest.mark.parametrize("length", range(len(WHOLE)))

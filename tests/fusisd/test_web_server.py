@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from fusisd.errors import StartupError
 from fusisd.web.connection import Limits
 from fusisd.web.server import TcpListener, UnixListener, WebServer
-from tests.fusisd.web_helpers import GET, Client, ask, hello, port_of, serving
+from tests.fusisd.web_helpers import GET, Client, X, ask, hello, port_of, serving
 from tests.lab.expect import poll
 
 
@@ -307,7 +308,7 @@ def test_a_connection_that_comes_in_on_a_vip_is_closed() -> None:
         asked.append(address)
         return address == "127.0.0.9"
 
-    with serving(hello, TcpListener("0.0.0.0", 0), refuse_address=refuse) as server:
+    with serving(hello, TcpListener("0.0.0.0", 0), entry=replace(X, refuse_address=refuse)) as server:
         with Client(socket.create_connection(("127.0.0.9", port_of(server)), 10)) as client:
             assert client.ended()
         assert ask(server, GET).status == 200

@@ -17,10 +17,13 @@ from fusisd.counts import Counts
 from fusisd.events import Ring
 from fusisd.model import Destination, Intent, Service
 from fusisd.ports import DestinationView, Foreseen, Reading, ServiceView, Snapshot
+from fusisd.web.entry import Entry
 from fusisd.web.server import Limits, Listener, TcpListener, WebServer
 
 TOKEN = "correct-horse-battery-staple"
 JSON = "application/json; charset=utf-8"
+X = Entry(host_names=frozenset({"x"}))
+"""What the raw requests of these tests call us."""
 
 
 class MemoryCore:
@@ -132,10 +135,10 @@ SERVICE = {"Name": "web", "Host": "10.0.0.1", "Port": 80, "Protocol": "tcp", "Sc
 
 @contextmanager
 def serving(
-    app: Any, *listeners: Listener, workers: int = 8, limits: Limits | None = None, **more: Any
+    app: Any, *listeners: Listener, workers: int = 8, limits: Limits | None = None, entry: Entry = X
 ) -> Iterator[WebServer]:
     """A running server, by default on a free port of 127.0.0.1."""
-    server = WebServer(app, listeners or (TcpListener("127.0.0.1", 0),), workers, limits=limits, **more)
+    server = WebServer(app, listeners or (TcpListener("127.0.0.1", 0),), workers, limits=limits, entry=entry)
     server.start()
     try:
         yield server
