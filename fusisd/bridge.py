@@ -11,7 +11,7 @@ import asyncio
 import concurrent.futures
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fusisd.commands import Command
 from fusisd.committer import Committer
@@ -36,6 +36,31 @@ AGE_PER_COST = 20.0
 most, and on a table of ordinary size what somebody just did with ipvsadm is what the next request shows."""
 
 
+class _Patience(Generic[T]):
+    """Readers' waiting for one kind of work of the loop: while it is late for one of them, none of the others waits at all.
+
+    So a loop that stands still costs all readers together one wait, and their workers go on answering.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
+        """`limit_s`: how long one may wait."""
+        self._loop, self._limit_s = loop, limit_s
+        self._late: concurrent.futures.Future[T] | None = None
+
+    def wait(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
+        """What the loop gives for it, None when it takes longer, or does already."""
+        if self._late is not None and not self._late.done():
+            return None
+        future = asyncio.run_coroutine_threadsafe(work(), self._loop)
+        try:
+            return future.result(self._limit_s)
+        except concurrent.futures.TimeoutError:
+            self._late = future
+        except concurrent.futures.CancelledError:
+            pass
+        return None
+
+
 class Bridge:
     """Fulfils ports.Core for threads other than the loop's."""
 
@@ -51,6 +76,8 @@ class Bridge:
         """`loop` is the loop that control, committer and statistics live on."""
         self._loop, self._control, self._committer, self._clock = loop, control, committer, clock
         self._statistics, self._counts = statistics, counts
+        self._refreshing = _Patience[Snapshot](loop, REFRESH_LIMIT_S)
+        self._reading = _Patience[Reading](loop, STATISTICS_LIMIT_S)
         self._closed = False
 
     def close(self) -> None:
@@ -63,27 +90,18 @@ class Bridge:
         max_age_s = min(MAX_AGE_S, AGE_PER_COST * self._control.read_cost_s)
         if self._closed or self._clock() - snapshot.at_s <= max_age_s:
             return snapshot
-        return self._within(REFRESH_LIMIT_S, self._refreshed()) or self._control.snapshot
+        return self._refreshing.wait(self._refreshed) or self._control.snapshot
 
     def statistics(self) -> Reading:
         """The counters, read first when they are old; at most STATISTICS_LIMIT_S later, then as they are."""
         statistics = self._statistics
         if self._closed or statistics.is_fresh():
             return statistics.last
-        return self._within(STATISTICS_LIMIT_S, statistics.read()) or statistics.last
+        return self._reading.wait(statistics.read) or statistics.last
 
     def counts(self) -> Counts:
         """What happened since the start."""
         return self._counts
-
-    def _within(self, limit_s: float, work: Coroutine[Any, Any, T]) -> T | None:
-        """What the loop gives for it, None when it takes longer."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result(limit_s)
-        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
-            future.cancel()
-            return None
 
     def submit(self, command: Command, who: str) -> Snapshot:
         """Make a command durable and applied. Raises Refused; Unavailable means that nothing was changed."""

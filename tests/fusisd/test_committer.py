@@ -233,6 +233,28 @@ def test_counters_that_cannot_be_had_in_time_are_given_as_they_are(whole: Whole,
     whole.run(scenario)
 
 
+def test_while_the_loop_is_late_for_one_reader_no_other_waits_for_it(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusisd.bridge.STATISTICS_LIMIT_S", 0.01)
+
+    async def scenario(w: Whole) -> None:
+        asked, late = list[None](), asyncio.get_running_loop().create_future()
+
+        async def read() -> Reading:
+            asked.append(None)
+            return Reading(await asyncio.shield(late))
+
+        monkeypatch.setattr(w.statistics, "read", read)
+        for _ in range(3):
+            assert await asyncio.to_thread(w.bridge.statistics) is w.statistics.last
+        assert len(asked) == 1
+        late.set_result(7.0)
+        await asyncio.sleep(0)
+        while (await asyncio.to_thread(w.bridge.statistics)).at_s != 7.0:
+            pass  # the scenario's own limit ends this
+
+    whole.run(scenario)
+
+
 def test_threads_read_and_write_through_the_bridge_and_are_refused_after_its_end(whole: Whole) -> None:
     async def scenario(w: Whole) -> None:
         def work() -> tuple[str, ...]:
