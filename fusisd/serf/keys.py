@@ -12,11 +12,11 @@ import base64
 import hashlib
 import json
 import logging
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from fusisd.files import write_private
 from fusisd.serf.errors import SupervisorError
 
 log = logging.getLogger(__name__)
@@ -60,28 +60,6 @@ def load_or_make(path: Path, make: Callable[[], str]) -> str:
         return path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SupervisorError(f"cannot read or make {path}: {error}") from None
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace a file by one that only we can read, in one step. Raises OSError."""
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(fd, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    move(temporary, path)
-
-
-def move(path: Path, to: Path) -> None:
-    """Rename a file of one directory, durably. Raises OSError."""
-    os.replace(path, to)
-    directory = os.open(to.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 class Keyring:

@@ -16,9 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from fusisd.files import move
 from fusisd.serf.client import refused_keys
 from fusisd.serf.errors import SerfError, SerfProtocolError, SerfRefused
-from fusisd.serf.keys import load_or_make_key, move
+from fusisd.serf.keys import load_or_make_key
 from fusisd.serf.values import KeyReport, Member
 
 TRIES = 3  # a query goes by gossip, which may lose an answer under load

@@ -21,8 +21,9 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
+from fusisd.files import write_private
 from fusisd.serf.errors import SupervisorError
-from fusisd.serf.keys import Keyring, load_or_make, write_private
+from fusisd.serf.keys import Keyring, load_or_make
 
 log = logging.getLogger(__name__)
 
