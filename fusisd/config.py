@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusisd.admission import DESTINATIONS, PRIVATE, SERVICES, Policy, network
+from fusisd.admission import DESTINATIONS, PRIVATE, SERVICES, Network, Policy, network
 from fusisd.errors import Invalid, StartupError
 from fusisd.logs import FORMATS
 
@@ -41,6 +41,11 @@ class Config:
     cleanup: bool = False
     recover_store: bool = False
     path_marks: range = PATH_MARKS
+    tls: tuple[Path, Path] | None = None
+    """The certificate's chain and key."""
+    private: bool = False
+    host_names: frozenset[str] = frozenset()
+    trusted_proxies: tuple[Network, ...] = ()
 
 
 def parse(arguments: list[str] | None = None) -> Config:
@@ -72,7 +77,26 @@ def parse(arguments: list[str] | None = None) -> Config:
         cleanup=options.cleanup == "cleanup",
         recover_store=options.recover_store,
         path_marks=_marks(options.path_marks),
+        tls=_tls(options),
+        private=options.private,
+        host_names=frozenset(name.lower().removesuffix(".") for name in options.host_name),
+        trusted_proxies=_networks(options.trusted_proxy, "--trusted-proxy"),
     )
+
+
+def _tls(options: argparse.Namespace) -> tuple[Path, Path] | None:
+    if options.tls_cert is None and options.tls_key is None:
+        return None
+    if options.tls_cert is None or options.tls_key is None:
+        raise StartupError("--tls-cert and --tls-key go together (one file may hold both: name it twice)", 2)
+    return options.tls_cert, options.tls_key
+
+
+def _networks(texts: list[str], option: str) -> tuple[Network, ...]:
+    try:
+        return tuple(network(text) for text in texts)
+    except Invalid as error:
+        raise StartupError(f"{option}: {error}", 2) from None
 
 
 def _marks(text: str) -> range:
@@ -90,11 +114,8 @@ def _marks(text: str) -> range:
 
 
 def _policy(options: argparse.Namespace) -> Policy:
-    try:
-        allow = tuple(network(text) for text in options.serf_allow)
-        claims = tuple(network(text) for text in options.allow_claims)
-    except Invalid as error:
-        raise StartupError(f"--serf-allow, --allow-claims: {error}", 2) from None
+    allow = _networks(options.serf_allow, "--serf-allow")
+    claims = _networks(options.allow_claims, "--allow-claims")
     if options.serf_services < 0 or options.serf_destinations < 0:
         raise StartupError("--serf-services and --serf-destinations must not be negative", 2)
     return Policy(allow or PRIVATE, claims, options.serf_services, options.serf_destinations)
@@ -127,8 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--serf", default="managed", metavar="MODE",
         help="managed (default): start and keep a serf agent; ADDRESS:PORT: use that agent's RPC; off")  # fmt: skip
     _add_serf(add)
-    add("--allow-plaintext-writes", action="store_true",
-        help="accept changes over plain HTTP from other hosts (the token can be read on the wire)")  # fmt: skip
+    _add_access(add)
     add("--no-sysctl", action="store_true", help="change no sysctl (docs/architecture.md lists those needed)")
     add("--path-marks", default="", metavar="FROM-TO",
         help="firewall marks for path checks, one for each server by route or tunnel "
@@ -140,6 +160,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(default %(default)s)")
     add("--log-format", default="text", choices=FORMATS, help="(default %(default)s)")
     return parser
+
+
+def _add_access(add: Callable[..., object]) -> None:
+    """Who may ask, and how."""
+    add("--tls-cert", type=Path, metavar="FILE", help="certificate chain (PEM) for HTTPS, on the same ports as HTTP")
+    add("--tls-key", type=Path, metavar="FILE", help="its private key (PEM)")
+    add("--private", action="store_true", help="reads need the token, too; /healthz does not")
+    add("--allow-plaintext-writes", action="store_true",
+        help="accept changes over plain HTTP from other hosts (the token can be read on the wire)")  # fmt: skip
+    add("--host-name", metavar="NAME", action="append", default=[],
+        help="a name that clients may ask by, repeatable (addresses and localhost always can)")  # fmt: skip
+    add("--trusted-proxy", metavar="NETWORK", action="append", default=[],
+        help="peers from here are many clients: no limit of connections for each, repeatable")  # fmt: skip
 
 
 def _add_serf(add: Callable[..., object]) -> None:

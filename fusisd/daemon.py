@@ -27,7 +27,7 @@ from typing import Any, ParamSpec, TypeVar
 from fusisd import heartbeat, logs
 from fusisd.bridge import Bridge
 from fusisd.committer import Committer
-from fusisd.config import PORT, Config
+from fusisd.config import Config
 from fusisd.control import Control
 from fusisd.counts import Counts, Histogram
 from fusisd.door import Door
@@ -52,10 +52,8 @@ from fusisd.serf.keys import load_or_make_key, load_secret
 from fusisd.serf.supervisor import ManagedAgent
 from fusisd.statistics import Statistics
 from fusisd.store.sqlite import SqliteIntents, SqliteLocal, lock_state, machine_identity, open_database, set_aside
-from fusisd.web.app import make_app
-from fusisd.web.auth import WritePolicy, load_or_make_token
-from fusisd.web.entry import Entry
-from fusisd.web.server import Listener, TcpListener, UnixListener, WebServer
+from fusisd.web.front import Front
+from fusisd.web.server import TcpListener, WebServer
 from pyipvs import IPVS, IPVSError, ServiceKey, TableProbe
 from pyipvs.testing import FakeKernel
 
@@ -135,14 +133,16 @@ class Daemon:
         control.start(await self._claim_missing(control, stores))
         statistics = Statistics(kernel, clock)
         bridge = Bridge(asyncio.get_running_loop(), control, committer, statistics, self._counts, clock)
-        web = self._web(bridge, control, own)
+        front = self._front(bridge, control, own)
+        web = front.server
         web.start()
         gc.collect()
         gc.freeze()  # what is there now stays, and no later collection has to walk it
         gc.enable()
         _ready(web)
         beat = heartbeat.beat(self._counts.lagging, clock)
-        jobs: list[Coroutine[Any, Any, None]] = [control.run(), committer.run(), beat]
+        jobs: list[Coroutine[Any, Any, None]] = [control.run(), committer.run(), beat, front.look_after()]
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, front.reload)
         jobs += [host.run()] if isinstance(host, HostPlumbing) else []
         jobs += [self._serf(own)] if config.serf != "off" else []
         try:
@@ -197,16 +197,9 @@ class Daemon:
             return DryHost(self._host_seen)
         return HostPlumbing(self._config.iface, stores.local, self._store_call, self._host_seen, self._config.sysctls)
 
-    def _web(self, bridge: Bridge, control: Control, own: list[str]) -> WebServer:
-        config = self._config
-        token = load_or_make_token(config.state_dir / "token")
-        listeners: list[Listener] = [TcpListener(host, port) for host, port in config.listen]
-        if not listeners:
-            loopback = ["127.0.0.1", "::1"] if socket.has_ipv6 and _has_address("::1") else ["127.0.0.1"]
-            listeners = [TcpListener(host, PORT) for host in (*loopback, *own)]
-        listeners.append(UnixListener(str(config.socket)))
-        app = make_app(bridge, WritePolicy.for_token(token, allow_plaintext_writes=config.allow_plaintext_writes))
-        return WebServer(app, listeners, entry=Entry(lambda address: address in control.vips))
+    def _front(self, bridge: Bridge, control: Control, own: list[str]) -> Front:
+        loopback = ["127.0.0.1", "::1"] if socket.has_ipv6 and _has_address("::1") else ["127.0.0.1"]
+        return Front(self._config, bridge, (*loopback, *own), lambda address: address in control.vips, time.time)
 
     def _facts(self, own: list[str]) -> dict[str, object]:
         config = self._config

@@ -17,9 +17,10 @@ import pyipvs
 from fusisd import drains, nodes
 from fusisd.health import states
 from fusisd.web.app import native_routes
+from fusisd.web.tokens import Tokens
 from pyipvs import cli
 from pyipvs.testing import FakeKernel
-from tests.fusisd.web_helpers import MemoryCore
+from tests.fusisd.web_helpers import TOKEN, MemoryCore
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -34,7 +35,7 @@ def usage(module: str, *words: str) -> str:
 CTL = ("status", "services", "why", "drain", "undrain", "drains", "adopt", "release", "pause", "settings", "export")
 CTL += ("events", "withdraw", "plan", "apply")
 CTL += ("import", "join-command", "service add", "service edit", "service delete", "destination add", "destination edit")
-CTL += ("serf rotate-key",)
+CTL += ("serf rotate-key", "token list", "token rotate")
 AGENT = ("run", "status", "drain", "maint", "ready", "weight", "doctor", "undo")
 PROGRAMS = [("fusisd",), ("fusisd.ctl",), *(("fusisd.agent", word) for word in AGENT)]
 PROGRAMS += [("fusisd.ctl", *words.split()) for words in CTL]
@@ -71,7 +72,7 @@ def test_every_command_and_option_of_pyipvs_is_in_its_row() -> None:
 
 def test_every_route_of_the_native_api_is_in_its_document() -> None:
     text = (ROOT / "docs" / "api.md").read_text()
-    for route in native_routes(MemoryCore(), float):
+    for route in native_routes(MemoryCore(), float, Tokens.of(TOKEN)):
         shown = re.sub("<[a-z]+>", "{name}", route.path)
         assert re.search(rf"`{route.method}\b[^|]*{re.escape(shown)}`", text), f"{route.method} {shown}"
 

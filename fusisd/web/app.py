@@ -1,4 +1,4 @@
-"""The application: the rooms put together, the guard before every change, JSON for all that goes wrong.
+"""The application: the rooms put together, the guard before every handler, JSON for all that goes wrong.
 
 Does not: know a route's meaning; rooms bring their routes, errors.py the status codes.
 """
@@ -18,10 +18,12 @@ from fusisd.ports import Core
 from fusisd.web.auth import WritePolicy
 from fusisd.web.compat import FIELD_NAMES, JSON_TYPE, Compat, json_response, render
 from fusisd.web.errors import MissingFields, Unauthorized, status_of
+from fusisd.web.http1 import RETRY_AFTER_S
 from fusisd.web.metrics import Metrics
 from fusisd.web.page.room import StatusPage
 from fusisd.web.requests import Requests
 from fusisd.web.status import Status
+from fusisd.web.tokens import Tokens
 from fusisd.web.v1 import problem
 from fusisd.web.v1.checks import Checks
 from fusisd.web.v1.events import Events
@@ -32,6 +34,7 @@ from fusisd.web.v1.routes import Route
 from fusisd.web.v1.services import Services
 from fusisd.web.v1.statistics import StatisticsRoom
 from fusisd.web.v1.table import Table
+from fusisd.web.v1.tokens import TokensRoom
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +50,18 @@ def make_app(core: Core, policy: WritePolicy, clock: Callable[[], float] = time.
     seed, native = _Dialect(_refusal, _failure), _Dialect(problem.refusal, partial(problem.problem, 500))
     plain = (Compat(core), Status(core, clock), Metrics(core, requests, clock), StatusPage(core, clock))
     rows = [(*row, seed) for room in plain for row in room.routes()]
-    rows += [(route.method, route.path, partial(route.answer, core), native) for route in native_routes(core, clock)]
+    routes = native_routes(core, clock, policy.tokens)
+    rows += [(route.method, route.path, partial(route.answer, core), native) for route in routes]
     for method, path, handler, dialect in rows:
         # HEAD by name, so that a 405 lists it under Allow
         app.route(path, ["GET", "HEAD"] if method == "GET" else method, _guarded(handler, policy, dialect))
     return app
 
 
-def native_routes(core: Core, clock: Callable[[], float]) -> list[Route]:
+def native_routes(core: Core, clock: Callable[[], float], tokens: Tokens) -> list[Route]:
     """Every route of the native API, that of its document among them."""
     timed = (Table(core, clock), StatisticsRoom(core, clock))
-    rooms = (Services(core), *timed, Events(core), Nodes(core), Checks(core), Files(core))
+    rooms = (Services(core), *timed, Events(core), Nodes(core), Checks(core), Files(core), TokensRoom(tokens))
     return with_document([route for room in rooms for route in room.routes()])
 
 
@@ -69,14 +73,11 @@ class _Dialect(NamedTuple):
 
 
 def _guarded(handler: Callable[..., object], policy: WritePolicy, dialect: _Dialect) -> Callable[..., object]:
-    """The handler behind the write policy, with our exceptions turned into answers."""
+    """The handler behind the policy, with our exceptions turned into answers."""
 
     def call(**names: str) -> object:
         try:
-            if request.method not in ("GET", "HEAD"):
-                environ = request.environ  # bottle's own header reader fails on bytes that are not UTF-8
-                peer = str(environ.get("fusis.peer", ""))
-                environ["fusis.who"] = policy.check(peer, environ.get("HTTP_AUTHORIZATION"))
+            request.environ["fusis.who"] = policy.check(request.environ)
             return handler(**names)
         except FusisError as error:
             if status_of(error) == 500:
@@ -91,7 +92,10 @@ def _guarded(handler: Callable[..., object], policy: WritePolicy, dialect: _Dial
 
 def _refusal(error: FusisError) -> HTTPResponse:
     headers = {"WWW-Authenticate": 'Bearer realm="fusisd"'} if isinstance(error, Unauthorized) else {}
-    return json_response(render(_explained(error)), status_of(error), headers)
+    status = status_of(error)
+    if status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return json_response(render(_explained(error)), status, headers)
 
 
 def _failure(sentence: str) -> HTTPResponse:

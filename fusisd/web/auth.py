@@ -1,103 +1,84 @@
-"""Who may write: over the Unix socket everyone that can open it, over TCP the bearer of the token.
+"""Who may do what: over the Unix socket everyone that can open it, over TCP the bearer of a token, and no other site's page.
 
-The token is made at the first start and lies in a file that only root reads; in memory only its SHA-256 is
-kept, and hashes are compared in constant time.
-Does not: log a token, or guard reads.
+Reads need no token unless all is private. A token may come over TLS, over loopback, and over plain TCP only where that is
+allowed, because it could be read on the way.
+Does not: keep tokens (tokens.py), know which addresses and names are let in (entry.py), or log.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
-import os
-import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from fusisd.errors import StartupError
+from fusisd.web.entry import UNIX
 from fusisd.web.errors import Forbidden, Unauthorized
+from fusisd.web.tokens import Known, Tokens
 
-_SHORTEST = 16
+Environ = Mapping[str, Any]
+
+READS = ("GET", "HEAD")
+ALWAYS_OPEN = "/healthz"
+"""It says nothing but that we answer, and who watches that should not need a secret."""
+_SAME_SITE = ("same-origin", "none")  # "none": the address bar
 
 
 @dataclass(frozen=True, slots=True)
 class WritePolicy:
-    """`token_sha256`: the token's hash in hex. `allow_plaintext_writes`: take it from other hosts too."""
+    """`allow_plaintext_writes`: tokens are taken over plain HTTP from other hosts too. `private`: reads need one as well."""
 
-    token_sha256: str
+    tokens: Tokens
     allow_plaintext_writes: bool = False
+    private: bool = False
 
     @classmethod
-    def for_token(cls, token: str, *, allow_plaintext_writes: bool = False) -> WritePolicy:
-        """The policy for a token as `load_or_make_token` returns it."""
-        return cls(_hash(token), allow_plaintext_writes)
+    def for_token(cls, token: str, *, allow_plaintext_writes: bool = False, private: bool = False) -> WritePolicy:
+        """The policy for one token that is kept nowhere."""
+        return cls(Tokens.of(token), allow_plaintext_writes, private)
 
-    def check(self, peer: str, authorization: str | None) -> str:
-        """Let a write pass and say whose it is (`unix`, `tcp 10.0.0.9 token=4f0c31a2`), or raise Forbidden or Unauthorized.
-
-        `peer` is `unix` or the client's address, `authorization` the header or None.
-        """
-        if peer == "unix":
+    def check(self, environ: Environ) -> str:
+        """Let a request pass and say whose it is (`unix`, `tcp 10.0.0.9 token=4f0c31a2`; a read without a token: `tcp
+        10.0.0.9`), or raise Forbidden or Unauthorized."""
+        peer = str(environ.get("fusis.peer", ""))
+        if peer == UNIX:
             return peer
-        if not (self.allow_plaintext_writes or _is_loopback(peer)):
+        if environ["REQUEST_METHOD"] in READS:
+            if not self.private or environ["PATH_INFO"] == ALWAYS_OPEN:
+                return f"tcp {peer}"
+        elif _is_of_another_site(environ):
+            raise Forbidden("a page of another site may not change anything here")
+        if not (self.allow_plaintext_writes or environ["wsgi.url_scheme"] == "https" or _is_loopback(peer)):
             raise Forbidden(
-                "changes over plain HTTP from another host are off, because the token could be read on the "
-                "way: use the Unix socket or loopback on the balancer, or start fusisd with "
+                "what needs the token is off over plain HTTP from another host, because the token could be read on the "
+                "way: use TLS (--tls-cert), the Unix socket or loopback on the balancer, or start fusisd with "
                 "--allow-plaintext-writes"
             )
-        scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(_hash(token.strip()), self.token_sha256):
+        return f"tcp {peer} token={self._bearer(environ).fingerprint}"
+
+    def _bearer(self, environ: Environ) -> Known:
+        scheme, _, token = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
+        known = self.tokens.find(token.strip()) if scheme.lower() == "bearer" else None
+        if known is None:
             raise Unauthorized(
-                "a change over TCP needs the header 'Authorization: Bearer TOKEN' "
-                "with the token from fusisd's state directory"
+                "this needs the header 'Authorization: Bearer TOKEN' over TCP, with the token from fusisd's state "
+                "directory or of `fusisctl token rotate`"
             )
-        return f"tcp {peer} token={self.fingerprint}"
+        return known
 
     @property
     def fingerprint(self) -> str:
-        """What the token is called in events and in the log: 32 bits of a hash of its hash, which nobody can use."""
-        return _hash(f"fingerprint {self.token_sha256}")[:8]
+        """Of the newest token."""
+        return self.tokens.valid()[0].fingerprint
 
 
-def load_or_make_token(path: str | Path) -> str:
-    """The token in this file, made (0600, durable) when the file is absent. Raises StartupError."""
-    file = Path(path)
-    try:
-        if not file.exists():
-            _make(file)
-        if file.stat().st_mode & 0o077:
-            raise StartupError(
-                f"{file} can be read by others: chmod 600 {file}, or remove it to get a new token"
-            )
-        token = file.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartupError(f"cannot read or make the token file {file}: {error}") from None
-    if len(token) < _SHORTEST:
-        raise StartupError(
-            f"{file} holds no token of {_SHORTEST} letters or more; remove it to get a new one"
-        )
-    return token
-
-
-def _make(file: Path) -> None:
-    """Write it aside and rename, so that no crash leaves half a token."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as writer:
-        writer.write(secrets.token_urlsafe(32) + "\n")
-        writer.flush()
-        os.fsync(writer.fileno())
-    aside.rename(file)
-    directory = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+def _is_of_another_site(environ: Environ) -> bool:
+    """A browser says so in one of two headers, which no page can set (Fetch, 2.2.2; Fetch Metadata, 2)."""
+    site = environ.get("HTTP_SEC_FETCH_SITE")
+    if site is not None:
+        return site not in _SAME_SITE
+    origin = environ.get("HTTP_ORIGIN")
+    return origin is not None and str(origin).partition("://")[2].lower() != str(environ.get("HTTP_HOST", "")).lower()
 
 
 def _is_loopback(peer: str) -> bool:

@@ -64,5 +64,5 @@ def _no_password() -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
-        return "they do not fit each other" if error.reason == "KEY_VALUES_MISMATCH" else f"no PEM of this kind ({error.reason})"
+        return "they do not fit each other" if error.reason == "KEY_VALUES_MISMATCH" else f"no PEM ({error.reason})"
     return getattr(error, "strerror", None) or str(error)

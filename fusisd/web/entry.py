@@ -10,9 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from fusisd.admission import Network
 from fusisd.web.certificate import Certificate
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNIX = "unix"
 _AUTHORITY = re.compile(r"(?:\[(?P<literal>[0-9a-f:.]+)\]|(?P<name>[^\s:\[\]@/]+))(?::[0-9]{1,5})?\Z", re.IGNORECASE)

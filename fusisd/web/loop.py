@@ -18,7 +18,7 @@ import selectors
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from fusisd.web.connection import Connection, Limits, Phase
 from fusisd.web.entry import UNIX, Entry

@@ -1,6 +1,6 @@
-"""Clients that mean harm, many in one process: `python -m tests.bench.attackers PORT KIND COUNT PATH [tls]`, until it is ended.
+"""Clients that mean harm, many in one process: `python -m tests.bench.attackers PORT KIND COUNT PATH [tls]`.
 
-Each does one thing to the server on loopback and comes back soon after it is cut off. Does not: measure.
+Each does one thing to the server on loopback and comes back soon after it is cut off, until it is ended. Does not: measure.
 """
 
 from __future__ import annotations

@@ -1,28 +1,25 @@
-"""Who may write, and the token's file."""
+"""Who may do what."""
 
 from __future__ import annotations
 
 import logging
-import os
-import stat
-from pathlib import Path
 
 import pytest
 
-from fusisd.errors import StartupError
 from fusisd.web.app import make_app
-from fusisd.web.auth import WritePolicy, load_or_make_token
+from fusisd.web.auth import WritePolicy
 from tests.fusisd.web_helpers import SERVICE, TOKEN, MemoryCore, call
 
 STRICT = WritePolicy.for_token(TOKEN)
+PRIVATE = WritePolicy.for_token(TOKEN, private=True)
 LENIENT = WritePolicy.for_token(TOKEN, allow_plaintext_writes=True)
 BEARER = f"Bearer {TOKEN}"
 
 
-def post(policy: WritePolicy, peer: str, authorization: str | None) -> int:
+def post(policy: WritePolicy, peer: str, authorization: str | None, **more: str) -> int:
     """The status of a POST that is fine but for who sends it; a refused one must not reach the core."""
     core = MemoryCore()
-    environ = {} if authorization is None else {"HTTP_AUTHORIZATION": authorization}
+    environ = more if authorization is None else {"HTTP_AUTHORIZATION": authorization, **more}
     status = call(make_app(core, policy), "POST", "/services", SERVICE, peer, **environ).status
     assert bool(core.seen) == (status == 200)
     return status
@@ -48,6 +45,53 @@ def test_another_host_may_not_write_over_plain_tcp_even_with_the_token(peer: str
 def test_another_host_may_write_with_the_token_when_it_is_allowed() -> None:
     assert post(LENIENT, "10.0.0.9", BEARER) == 200
     assert post(LENIENT, "10.0.0.9", None) == 401
+
+
+def test_another_host_may_write_with_the_token_over_tls() -> None:
+    tls = {"wsgi.url_scheme": "https"}
+    assert post(STRICT, "10.0.0.9", BEARER, **tls) == 200
+    assert post(STRICT, "10.0.0.9", None, **tls) == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"HTTP_SEC_FETCH_SITE": "cross-site"}, 403),
+        ({"HTTP_SEC_FETCH_SITE": "same-site"}, 403),
+        ({"HTTP_SEC_FETCH_SITE": "same-origin", "HTTP_ORIGIN": "https://behind.a.proxy"}, 200),
+        ({"HTTP_SEC_FETCH_SITE": "none"}, 200),
+        ({"HTTP_ORIGIN": "http://evil.example"}, 403),
+        ({"HTTP_ORIGIN": "null"}, 403),
+        ({"HTTP_ORIGIN": "http://10.0.0.2:8001"}, 403),
+        ({"HTTP_ORIGIN": "http://10.0.0.2:8000"}, 200),
+    ],
+)
+def test_a_page_of_another_site_changes_nothing_even_with_the_token(headers: dict[str, str], status: int) -> None:
+    assert post(STRICT, "127.0.0.1", BEARER, HTTP_HOST="10.0.0.2:8000", **headers) == status
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize("path", ["/services", "/v1/services"])
+def test_what_a_form_can_send_is_no_change(kind: str, path: str) -> None:
+    core = MemoryCore()
+    environ = {"HTTP_AUTHORIZATION": BEARER, "CONTENT_TYPE": kind}
+    assert call(make_app(core, STRICT), "POST", path, SERVICE, "127.0.0.1", **environ).status == 415
+    assert core.seen == []
+
+
+@pytest.mark.parametrize("path", ["/services", "/status", "/metrics", "/v1/services", "/v1/events"])
+def test_private_closes_reads_as_writes(path: str) -> None:
+    app = make_app(MemoryCore(), PRIVATE)
+    assert call(app, "GET", path, peer="unix").status == 200
+    assert call(app, "GET", path, peer="127.0.0.1", HTTP_AUTHORIZATION=BEARER).status == 200
+    assert call(app, "GET", path, peer="127.0.0.1").status == 401
+    assert call(app, "HEAD", path, peer="127.0.0.1").status == 401
+    assert call(app, "GET", path, peer="10.0.0.9", HTTP_AUTHORIZATION=BEARER).status == 403
+    assert call(app, "GET", path, peer="10.0.0.9", HTTP_AUTHORIZATION=BEARER, **{"wsgi.url_scheme": "https"}).status == 200
+
+
+def test_private_leaves_open_whether_we_answer() -> None:
+    assert call(make_app(MemoryCore(), PRIVATE), "GET", "/healthz", peer="10.0.0.9").status == 200
 
 
 @pytest.mark.parametrize(
@@ -105,38 +149,3 @@ def test_neither_the_token_nor_a_guess_is_logged(caplog: pytest.LogCaptureFixtur
     assert TOKEN not in caplog.text
     assert "guessed-in-vain" not in caplog.text
     assert TOKEN not in repr(STRICT)
-
-
-def test_the_token_is_made_once_for_root_s_eyes_only(tmp_path: Path) -> None:
-    path = tmp_path / "token"
-    before = os.umask(0)
-    try:
-        token = load_or_make_token(path)
-    finally:
-        os.umask(before)
-    assert len(token) >= 40
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert load_or_make_token(path) == token
-    assert [entry.name for entry in tmp_path.iterdir()] == ["token"]
-
-
-def test_each_installation_has_a_token_of_its_own(tmp_path: Path) -> None:
-    assert load_or_make_token(tmp_path / "a") != load_or_make_token(tmp_path / "b")
-
-
-@pytest.mark.parametrize(
-    ("content", "mode"), [("", 0o600), ("short", 0o600), ("long enough to be one", 0o640)]
-)
-def test_a_token_that_is_none_or_that_others_can_read_stops_the_start(
-    tmp_path: Path, content: str, mode: int
-) -> None:
-    path = tmp_path / "token"
-    path.write_text(content)
-    path.chmod(mode)
-    with pytest.raises(StartupError, match="remove it to get a new"):
-        load_or_make_token(path)
-
-
-def test_a_state_directory_that_is_absent_stops_the_start(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="cannot read or make the token file"):
-        load_or_make_token(tmp_path / "absent" / "token")

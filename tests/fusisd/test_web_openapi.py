@@ -12,6 +12,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from fusisd.web.app import make_app, native_routes
 from fusisd.web.auth import WritePolicy
+from fusisd.web.tokens import Tokens
 from fusisd.web.v1.openapi import document
 from fusisd.web.v1.shapes import COMPONENTS
 from tests.fusisd.web_helpers import TOKEN, Answer, MemoryCore, call
@@ -29,7 +30,7 @@ def served(app: Bottle) -> dict[str, Any]:
 
 def test_it_is_an_openapi_document_and_made_of_the_routes(served: dict[str, Any]) -> None:
     OpenAPIV31SpecValidator(served).validate()
-    assert served == document(native_routes(MemoryCore(), float))
+    assert served == document(native_routes(MemoryCore(), float, Tokens.of(TOKEN)))
 
 
 def test_every_route_is_in_it_and_the_reverse(app: Bottle, served: dict[str, Any]) -> None:

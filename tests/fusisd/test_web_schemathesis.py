@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from fusisd.web.app import native_routes
+from fusisd.web.tokens import Tokens
 from tests.fusisd.dry import Dry
-from tests.fusisd.web_helpers import MemoryCore
+from tests.fusisd.web_helpers import TOKEN, MemoryCore
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "0"))
 CONFIG = Path(__file__).with_name("schemathesis.toml")
@@ -38,7 +39,7 @@ def test_it_finds_nothing(dry: Dry) -> None:
     command += [*(WHOLE if EXAMPLES else SHORT), "--continue-on-failure", "--generation-database", "none"]
     done = subprocess.run(command, cwd=dry.home, capture_output=True, text=True, timeout=3600 if EXAMPLES else 300)
     assert done.returncode == 0, done.stdout + done.stderr
-    asked = len(native_routes(MemoryCore(), float)) - 1  # all but the document, which it has read
+    asked = len(native_routes(MemoryCore(), float, Tokens.of(TOKEN))) - 1  # all but the document, which it has read
     assert f"Tested: {asked}" in done.stdout, done.stdout
     log = dry.log.read_text()
     assert "Traceback" not in log, log
