@@ -6,7 +6,7 @@ FUZZ_S ?= 300
 LAB := $(PYTHON) -m tests.lab.run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf bench-metrics bench-discovery bench-page fuzz soak clean
+.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf bench-metrics bench-discovery bench-page attack fuzz soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -64,9 +64,13 @@ bench-discovery: setup ## how soon clients see a server come and go, real Serf o
 bench-page: setup ## what 100 open status pages cost, here on a fake kernel: two minutes
 	@$(PYTHON) -m tests.bench.page
 
-soak: setup ## about an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 300 machines; 150 Serf agents here
+attack: setup ## hostile clients on the HTTP front, plain and TLS, and what a good one notices: a quarter of an hour (slowhttptest too, where it is installed)
+	@$(PYTHON) -m tests.bench.attack
+
+soak: setup ## over an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 300 machines; 150 Serf agents and an attack here
 	@tests/promtool
 	@EXAMPLES=300 $(PYTHON) -m pytest -s -p no:cacheprovider tests/fusisd/test_web_schemathesis.py
+	@$(PYTHON) -m tests.bench.attack
 	@AGENTS=150 $(PYTHON) -m pytest -s -p no:cacheprovider tests/serf/test_crowd.py
 	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 MACHINES=300 METHODS=all \
 	    $(PYTHON) -m pytest -s -p no:cacheprovider tests/kernel/test_soak.py tests/kernel/test_growth.py tests/kernel/test_campaign.py \

@@ -82,7 +82,10 @@ class Target:
         """`tls`: plain HTTP is not asked."""
         self.dry, self.tls = Dry(home), tls
         self._context = unverified() if tls else None
-        options = ["--tls-cert", str(PEM), "--tls-key", str(PEM)] if tls else []
+        pem = home / "pem"
+        pem.touch(0o600)  # git keeps no mode that a key should have
+        pem.write_bytes(PEM.read_bytes())
+        options = ["--tls-cert", str(pem), "--tls-key", str(pem)] if tls else []
         self.dry.start(self.dry.command("--log-level", "warning", *options))
         servers = {f"rs{n}": {"address": f"10.0.0.{n}", "port": 80} for n in range(1, 6)}
         for number in range(services):

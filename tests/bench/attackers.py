@@ -16,9 +16,10 @@ from collections.abc import Awaitable, Callable
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 DRIP_S = 1.0
+ARRIVE_S = 0.005  # slowhttptest's 200 a second
 BACK_S = 0.1  # less, and it is this process that takes the processors
 KINDS = ("silent", "header", "body", "hoard", "read", "hello", "handshake")
-"""Nothing said; a header that drips; a body that drips, or does when nearly all of it is there; answers that are not read;
+"""Nothing said; a header that drips; a body that drips, by the byte or by 64 kB; answers that are not read;
 half a ClientHello; a whole one and nothing after it."""
 FOR_TLS = ("hello", "handshake")
 MIXED = "mixed"
@@ -56,7 +57,7 @@ class Attack:
             "silent": lambda: self._say(b""),
             "header": lambda: self._drip(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "),
             "body": lambda: self._drip(_POST),
-            "hoard": lambda: self._drip(_POST + b"x" * 900_000),
+            "hoard": lambda: self._drip(_POST, b"x" * 64_000),
             "read": self._read_slowly,
             "hello": lambda: self._say(self._hello[:50]),
             "handshake": lambda: self._say(self._hello),
@@ -90,7 +91,7 @@ class Attack:
             pass
         writer.close()
 
-    async def _drip(self, first_words: bytes) -> None:
+    async def _drip(self, first_words: bytes, drop: bytes = b"x") -> None:
         reader, writer = await self._connected(tls=True)
         writer.write(first_words)
         while True:
@@ -98,7 +99,7 @@ class Attack:
                 await asyncio.wait_for(reader.read(_READ_AT_ONCE), DRIP_S)
                 break  # answered, or cut off
             except TimeoutError:
-                writer.write(b"x")
+                writer.write(drop)
         writer.close()
 
     async def _read_slowly(self) -> None:
@@ -117,6 +118,7 @@ async def main(port: int, kind: str, count: int, path: str, tls: bool) -> None:
     async with asyncio.TaskGroup() as group:
         for _ in range(count):
             group.create_task(attack.again(next(kinds)))
+            await asyncio.sleep(ARRIVE_S)
 
 
 if __name__ == "__main__":
