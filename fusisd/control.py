@@ -110,9 +110,9 @@ class Control:
         return self._world.intent
 
     @property
-    def vips(self) -> frozenset[str]:
-        """Our addresses that are on the host; any thread may read it."""
-        return self._world.host.vips
+    def host(self) -> HostSeen:
+        """What the host has of what is wanted; any thread may read it."""
+        return self._world.host
 
     @property
     def nodes(self) -> membership.Nodes:

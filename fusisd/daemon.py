@@ -199,7 +199,13 @@ class Daemon:
 
     def _front(self, bridge: Bridge, control: Control, own: list[str]) -> Front:
         loopback = ["127.0.0.1", "::1"] if socket.has_ipv6 and _has_address("::1") else ["127.0.0.1"]
-        return Front(self._config, bridge, (*loopback, *own), lambda address: address in control.vips, time.time)
+        reachable = (*loopback, *own)
+
+        def is_vip(address: str) -> bool:
+            """Ours, or one that others manage, unless it is also how this host is reached."""
+            return address in control.host.vips or (address in control.host.external and address not in reachable)
+
+        return Front(self._config, bridge, reachable, is_vip, time.time)
 
     def _facts(self, own: list[str]) -> dict[str, object]:
         config = self._config
@@ -263,7 +269,7 @@ class Daemon:
         """Marked for its service, and from an address that is no VIP: the real server has those itself. Raises OSError."""
         control = self._control
         mark, source = control.marks.mark(path) if control is not None else None, source_towards(path.address)
-        if control is None or mark is None or source in control.vips:
+        if control is None or mark is None or source in control.host.vips:
             raise OSError(errno.EADDRNOTAVAIL, f"there is no mark or no own address to ask {path} from")
         return Way(mark, source)
 

@@ -83,7 +83,7 @@ class Door:
         if known is not None and known.key.address == service.key.address:
             return command
         address = service.key.address
-        if service.vip_managed and address is not None and address not in asked and address not in self._control.vips:
+        if service.vip_managed and address is not None and address not in asked and address not in self._control.host.vips:
             asked.add(address)
             await self._check_wire(address)
         return command

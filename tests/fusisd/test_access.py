@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -17,10 +19,12 @@ import pytest
 
 from fusisd import config
 from fusisd.ctl.__main__ import main
-from fusisd.errors import StartupError
+from fusisd.errors import FusisError, StartupError
+from fusisd.web.front import Front
 from tests.bench.attackers import unverified
 from tests.fusisd.dry import ROOT, Dry
 from tests.fusisd.test_web_tls import PEM, another
+from tests.fusisd.web_helpers import MemoryCore
 from tests.lab.expect import poll
 
 WEB = {"Name": "web", "Host": "10.0.0.1", "Port": 80, "Protocol": "tcp", "Scheduler": "rr"}
@@ -116,6 +120,21 @@ def test_names_are_configured(dry: Dry) -> None:
     assert dry.ask("GET", "/services", headers={"Host": "lb2.example:8000"})[0] == 421
 
 
+def test_a_front_whose_thread_has_ended_ends_the_daemon(tmp_path: Path) -> None:
+    where = ["--state-dir", str(tmp_path), "--socket", str(tmp_path / "s"), "--listen", "127.0.0.1:0"]
+    front = Front(config.parse(["--dry-run", *where]), MemoryCore(), (), lambda address: False, time.time)
+    front.server.start()
+
+    async def ended() -> None:
+        looking = asyncio.create_task(front.look_after())
+        await asyncio.sleep(0)
+        front.server.stop()
+        await asyncio.wait_for(looking, 30)
+
+    with pytest.raises(FusisError, match="the HTTP front ended"):
+        asyncio.run(ended())
+
+
 def test_a_certificate_that_cannot_be_used_stops_the_start(dry: Dry, tmp_path: Path) -> None:
     words = dry.command("--tls-cert", str(tmp_path / "absent"), "--tls-key", str(tmp_path / "absent"))
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
@@ -138,3 +157,21 @@ def test_access_as_it_is_asked_for() -> None:
     asked = config.parse(["--dry-run", *words])
     assert asked.tls == (Path("a"), Path("b"))
     assert (asked.host_names, asked.private, list(map(str, asked.trusted_proxies))) == ({"lb1"}, True, ["10.9.0.0/16"])
+
+
+def test_what_comes_in_on_a_vip_is_closed_until_the_vip_is_gone(dry: Dry) -> None:
+    dry.start([*dry.command(), "--listen", f"127.0.0.9:{dry.port}"])
+
+    def says(address: str) -> bytes:
+        with socket.create_connection((address, dry.port), 10) as sock:
+            sock.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            try:
+                return sock.recv(100)
+            except ConnectionResetError:
+                return b""
+
+    assert says("127.0.0.9").startswith(b"HTTP/1.1 200")
+    assert dry.ask("POST", "/services", {**WEB, "Host": "127.0.0.9"})[0] == 200
+    poll(lambda: says("127.0.0.9") == b"")
+    assert dry.ask("DELETE", "/services/web?now=1")[0] == 200
+    poll(lambda: says("127.0.0.9").startswith(b"HTTP/1.1 200"))

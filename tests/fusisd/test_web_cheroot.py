@@ -38,6 +38,12 @@ def test_every_error_answer_of_the_parser_goes_through_simple_response() -> None
     assert "close_connection" in vars(server.HTTPRequest)
 
 
+def test_every_header_of_an_answer_is_written_from_outheaders_by_send_headers() -> None:
+    source = inspect.getsource(server.HTTPRequest.send_headers)
+    assert "for k, v in self.outheaders:" in source
+    assert "self.conn.wfile.write(EMPTY.join(buf))" in source
+
+
 def test_the_gateway_takes_its_environ_from_get_environ() -> None:
     assert "self.env = self.get_environ()" in inspect.getsource(wsgi.Gateway.__init__)
     assert "self.server.gateway(self).respond()" in inspect.getsource(server.HTTPRequest.respond)

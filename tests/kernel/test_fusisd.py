@@ -20,9 +20,9 @@ from tests.lab.traffic import Traffic
 
 
 @pytest.fixture
-def balancer(lab: Lab, tmp_path: Path) -> Iterator[Balancer]:
-    """A fusisd on lb1 without Serf, on a clean machine afterwards."""
-    with Balancer(lab.lb1, tmp_path / "lb1", "--serf", "off") as running:
+def balancer(lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Balancer]:
+    """A fusisd on lb1 without Serf, with the options that a test asks for, on a clean machine afterwards."""
+    with Balancer(lab.lb1, tmp_path / "lb1", "--serf", "off", *getattr(request, "param", [])) as running:
         yield running
     lab.lb1.run("ipvsadm", "-C")
     lab.lb1.run("ip", "address", "flush", "dev", "eth0", "to", "10.1.0.96/27")
@@ -132,6 +132,20 @@ def test_an_address_that_is_on_the_host_already_is_never_taken_away(lab: Lab, ba
     assert balancer.status()["external_vips"] == ["10.1.0.101"]
     balancer.delete("/services/external?now=1")
     assert "10.1.0.101/32" in lab.lb1.run("ip", "-brief", "address", "show", "dev", "eth0")
+
+
+@pytest.mark.parametrize("balancer", [["--listen", "0.0.0.0:8000"]], indirect=True)
+def test_the_api_is_not_to_be_had_on_a_vip_whoever_manages_it(lab: Lab, balancer: Balancer) -> None:
+    code = ["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10"]
+
+    def says(address: str) -> str:
+        return lab.client.run("curl", *code, f"http://{address}:8000/healthz", check=False)
+
+    lab.lb1.run("ip", "address", "add", "10.1.0.101/32", "dev", "eth0")
+    assert [says(address) for address in (lab.lb1.address, "10.1.0.101")] == ["200", "200"]
+    balancer.add_service("external", "10.1.0.101")
+    balancer.add_service()
+    poll(lambda: [says(address) for address in (lab.lb1.address, "10.1.0.101", VIP)] == ["200", "000", "000"])
 
 
 def test_the_announcement_moves_the_vip_from_another_host(lab: Lab, balancer: Balancer) -> None:
