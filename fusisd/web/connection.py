@@ -247,19 +247,14 @@ class Connection(HTTPConnection):
     def answered(self, *, keep: bool) -> None:
         """A worker gave it back: send the answer. `keep` false ends it even if the worker would keep it."""
         self.keep = self.keep and keep
-        self.rfile, self._request_size = io.BytesIO(), 0
-        self._head = None
-        self._enter(Phase.SENDING, self._limits.write_s)
-        self.ready()
+        self._answer()
 
     def refuse(self, status: str, message: str) -> None:
         """Answer an error without asking a worker, then end the connection."""
         self._inbox.clear()
-        self._head = None
         self.keep = False
         self.wfile.write(http1.answer(status, message))
-        self._enter(Phase.SENDING, self._limits.write_s)
-        self.ready()
+        self._answer()
 
     def expire(self) -> None:
         """The phase's deadline is over."""
@@ -282,6 +277,13 @@ class Connection(HTTPConnection):
         self.wfile.pieces.clear()
         self._wire.reset_when_closed()
         self._wire.cut()
+
+    def _answer(self) -> None:
+        """Forget the request and send what is in the outbox."""
+        self.rfile, self._request_size = io.BytesIO(), 0
+        self._head = None
+        self._enter(Phase.SENDING, self._limits.write_s)
+        self.ready()
 
     def _enter(self, phase: Phase, limit_s: float) -> None:
         self.phase, self.deadline = phase, time.monotonic() + limit_s

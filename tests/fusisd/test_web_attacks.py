@@ -197,6 +197,14 @@ def test_bodies_held_for_all_clients_together_have_a_limit_and_the_largest_makes
         poll(lambda: ask(server, body(900_000, 900_000)).status == 200, what="the memory of clients that went is free again")
 
 
+def test_a_request_that_is_refused_is_held_no_longer() -> None:
+    limits = Limits(buffered=1_000_000, changes=0, linger_s=60.0)
+    with serving(hello, limits=limits) as server, attackers(server, 3) as clients:
+        for client in clients:
+            client.say(body(600_000, 600_000))
+            assert client.answer().status == 503
+
+
 def test_a_client_that_resets_while_it_is_refused_takes_nobody_with_it() -> None:
     with serving(hello, limits=Limits(buffered=100_000)) as server:
         for _ in range(20):
