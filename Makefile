@@ -70,11 +70,11 @@ attack: setup ## hostile clients on the HTTP front, plain and TLS, and what a go
 soak: setup ## over an hour on real IPVS: random changes by several processes, a million operations, 200 kills, 300 machines; 150 Serf agents and an attack here
 	@tests/promtool
 	@EXAMPLES=300 $(PYTHON) -m pytest -s -p no:cacheprovider tests/fusisd/test_web_schemathesis.py
-	@$(PYTHON) -m tests.bench.attack
 	@AGENTS=150 $(PYTHON) -m pytest -s -p no:cacheprovider tests/serf/test_crowd.py
 	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 MACHINES=300 METHODS=all \
 	    $(PYTHON) -m pytest -s -p no:cacheprovider tests/kernel/test_soak.py tests/kernel/test_growth.py tests/kernel/test_campaign.py \
 	    tests/kernel/test_machine.py tests/kernel/test_agent_methods.py
+	@$(PYTHON) -m tests.bench.attack
 
 clean: ## remove what was built
 	rm -rf .venv .tox build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis .fuzz .import_linter_cache .coverage

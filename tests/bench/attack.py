@@ -29,6 +29,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fusisd.web.connection import Limits
 from tests.bench.attackers import FOR_TLS, KINDS, MIXED, unverified
 from tests.fusisd.dry import ROOT, Dry
 
@@ -63,12 +64,12 @@ class Figures:
         """Or at the end of a shorter attack."""
         return self.memory_mb[min(60, len(self.memory_mb) - 1)]
 
-    def missed(self, tls: bool) -> list[str]:
-        """What is not as it should be."""
+    def missed(self, tls: bool, over_the_cap: bool = False) -> list[str]:
+        """What is not as it should be; of an attack over the cap on connections no time is wanted."""
         grown, crept = max(self.memory_mb) - self.memory_mb[0], max(self.memory_mb[60:] or [0.0]) - self.at_a_minute_mb
         found = {
             "GETs failed": self.failed > 0,
-            "p99": self.quantile(0.99) > P99_LIMIT_S,
+            "p99": not over_the_cap and self.quantile(0.99) > P99_LIMIT_S,
             "growth": grown > GROWTH_LIMIT_MB[tls],
             "creep": crept > CREEP_LIMIT_MB,
         }
@@ -166,7 +167,8 @@ def attack(what: str, clients: int, for_s: float, tls: bool, services: int) -> b
         with running(sys.executable, "-m", "tests.bench.attackers", *words):
             figures = made.measure(for_s)
         figures.memory_mb.insert(0, at_rest)
-    return show(f"{clients} {what}{', TLS' if tls else ''}", figures, tls)
+    over_the_cap = clients > Limits().connections
+    return show(f"{f'{clients} {what}' if clients else 'nobody'}{', TLS' if tls else ''}", figures, tls, over_the_cap)
 
 
 def slowhttptest(flag: str, for_s: float, tls: bool, services: int) -> bool:
@@ -188,9 +190,9 @@ def slowhttptest(flag: str, for_s: float, tls: bool, services: int) -> bool:
     return is_well and bool(available) and set(available) == {"YES"}
 
 
-def show(name: str, figures: Figures, tls: bool) -> bool:
+def show(name: str, figures: Figures, tls: bool, over_the_cap: bool = False) -> bool:
     """Print a row; whether nothing was missed."""
-    missed = figures.missed(tls)
+    missed = figures.missed(tls, over_the_cap)
     times = " ".join(f"{figures.quantile(share) * 1e3:7.1f}" for share in (0.5, 0.99, 1.0))
     memory = figures.memory_mb
     shown = " ".join(f"{one:6.1f}" for one in (memory[0], figures.at_a_minute_mb, memory[-1], max(memory)))
@@ -216,6 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{'':36}GETs failed   p50 ms     p99     max   CPU     MB at rest, a minute, end, most")
     done = []
     for tls in (False,) if options.plain else (False, True):
+        done.append(attack(KINDS[0], 0, options.seconds, tls, options.services))
         for kind in filter(None, options.kinds.split(",")):
             if tls or kind not in FOR_TLS:
                 done.append(attack(kind, options.clients, options.seconds, tls, options.services))

@@ -31,3 +31,4 @@ def test_what_is_missed_is_named() -> None:
     assert missed([0.01], 0, [40.0, 105.0], tls=True) == []
     assert missed([0.01], 0, [40.0] * 61 + [45.0]) == ["creep"]
     assert missed([], 0, [40.0]) == ["p99"]
+    assert attack.Figures([0.3], 1, 0.0, [40.0]).missed(False, over_the_cap=True) == ["GETs failed"]
