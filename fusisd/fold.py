@@ -23,7 +23,8 @@ def committed(world: World, value: Committed) -> Folded:
     """Intent, ownership and drains as they are on disk now."""
     touched = targets.touched_by_intent(world.intent, value.intent)
     drains = world.drains if value.drains is None or value.drains == world.drains else value.drains
-    touched |= {service for service, _ in drains.keys() ^ world.drains.keys()}
+    if drains is not world.drains:  # a drain that is asked for again has another deadline, under the same key
+        touched |= {service for (service, _), _ in drains.items() ^ world.drains.items()}
     same = value.claimed <= world.owned and not value.let_go
     owned = world.owned if same else (world.owned | value.claimed) - value.let_go
     withdrawn = world.withdrawn if value.withdrawn is None else value.withdrawn

@@ -484,6 +484,15 @@ FOUND: dict[str, list[Step]] = {
         lambda machine: machine.submit(AddService(Service("web", KEYS[0]))),
         lambda machine: machine.fusisd_is_killed_in_the_midst(DeleteService("web", None), False),
     ],
+    "a destination of Serf's that drained was deleted with another deadline, which counted only when something else came": [
+        lambda machine: machine.submit(AddService(Service("web", KEYS[0]))),
+        lambda machine: machine.serf_lists([member(1)]),
+        lambda machine: machine.checks_tell(dict.fromkeys(machine.daemon.checks.wanted, Health(CheckState.UP))),
+        lambda machine: machine.connections(str(KEYS[0]), "10.0.0.11:80", 1),
+        lambda machine: machine.submit(DeleteDestination("web", "rs1", 60.0)),
+        lambda machine: machine.submit(DeleteDestination("web", "rs1", 5.0)),
+        lambda machine: machine.the_target_kept_is_the_target_built(),
+    ],
     "what had drained was told of a check that another service has, too, by a whole build alone": [
         lambda machine: machine.submit(AddService(Service("web", KEYS[0], destinations={"d4": at(4)}, check=CheckSpec()))),
         lambda machine: machine.submit(AddService(Service("dns", KEYS[2]))),
