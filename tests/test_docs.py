@@ -33,7 +33,7 @@ def usage(module: str, *words: str) -> str:
 
 
 CTL = ("status", "services", "why", "drain", "undrain", "drains", "adopt", "release", "pause", "settings", "export")
-CTL += ("events", "withdraw", "plan", "apply")
+CTL += ("events", "withdraw", "plan", "apply", "doctor")
 CTL += ("import", "join-command", "service add", "service edit", "service delete", "destination add", "destination edit")
 CTL += ("serf rotate-key", "token list", "token rotate")
 AGENT = ("run", "status", "drain", "maint", "ready", "weight", "doctor", "undo")

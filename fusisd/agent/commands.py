@@ -20,6 +20,7 @@ from fusisd.agent.facts import look
 from fusisd.agent.learn import NotLearnt, recalled, vip_of
 from fusisd.agent.prepare import Vip
 from fusisd.agent.record import RecordFile
+from fusisd.findings import lines
 from fusisd.store.lock import lock_state
 
 Command = Callable[[argparse.Namespace], int]
@@ -64,11 +65,7 @@ def doctor(config: Config, as_json: bool) -> int:
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
-        for finding in findings:
-            mark = "ok  " if finding.ok else "BAD "
-            print(f"{mark}{finding.check:10} {finding.service:10} {finding.seen}")
-            if not finding.ok:
-                print(f"    {'':21} mend: {finding.mend}")
+        print("\n".join(lines(findings)))
     return 0 if all(finding.ok for finding in findings) else 1
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fusisd.agent import prepare
 from fusisd.agent.config import ServiceConfig
 from fusisd.agent.prepare import BACK_TABLE, MSS_TABLE, Place, Vip
+from fusisd.findings import Finding
 from pyipvs import ForwardingMethod, Tunnel, TunnelType
 
 
@@ -33,17 +34,6 @@ class Facts:
     gateways: Mapping[int, bool] = field(default_factory=dict)
     """Whether there is any route to clients elsewhere, by family."""
     serf: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing: whether it is well, what was seen, and how it is mended ("" when it is well)."""
-
-    check: str
-    service: str
-    ok: bool
-    seen: str
-    mend: str = ""
 
 
 def examine(services: Mapping[str, tuple[ServiceConfig, Vip | None]], facts: Facts) -> tuple[Finding, ...]:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fusisd.ctl import destinations, drains, events, files, keys, render, services, standing, tokens, whole
+from fusisd.ctl import destinations, doctor, drains, events, files, keys, render, services, standing, tokens, whole
 from fusisd.ctl.client import Client, CtlError
 
 
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--url", metavar="URL", help="http://HOST:8000 instead of the socket")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="bearer token for changes through --url")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for noun in (standing, events, services, destinations, drains, files, whole, keys, tokens):
+    for noun in (standing, doctor, events, services, destinations, drains, files, whole, keys, tokens):
         noun.declare(commands)
     return parser
 

@@ -47,7 +47,7 @@ def rotate_key(client: Client, options: argparse.Namespace) -> int:
             render.say(step)
 
     async def work() -> None:
-        serf = await _connected(directory)
+        serf = await connected(directory)
         try:
             await rotation.rotate(serf, directory / "key", options.anyway, say)
         finally:
@@ -83,7 +83,7 @@ def secret(file: Path) -> str:
         raise CtlError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
 
 
-async def _connected(directory: Path) -> SerfClient:
+async def connected(directory: Path) -> SerfClient:
     """The RPC of the agent that fusisd keeps, found by the settings that it was started with. Raises CtlError, SerfError."""
     from fusisd.serf.client import SerfClient
 

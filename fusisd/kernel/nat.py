@@ -82,6 +82,17 @@ class Nat:
         raise CommandError("; ".join(failures))
 
 
+def fault(family: int) -> str:
+    """What is missing of our masquerading in this family (4, 6): the chain, its rules or the jump; "" when nothing is.
+    Raises CommandError."""
+    if all(xtables.is_legacy(tool) is None for tool in xtables.VARIANTS[family]):
+        return "iptables is not installed"
+    tools = [tool for ours, tool in _ours() if ours == family]
+    if not any(line.startswith("-A") for tool in tools for line in xtables.rules(tool, "nat", CHAIN)):
+        return f"there is no rule in a chain {CHAIN}"
+    return "" if any(map(_jumps, tools)) else f"no jump to {CHAIN} in {_JUMP[0]}"
+
+
 def remove_all() -> list[str]:
     """Take away our chains and the jumps to them, of both families and both kinds of iptables; the rules that were in
     them. What is not there is fine. Raises CommandError."""

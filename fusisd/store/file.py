@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,18 @@ def open_database(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def copied(path: Path, into: Path) -> Path:
+    """A copy of the file with its log in a directory of yours, so that it can be opened without a change to it (opening
+    migrates, and makes what is not there). Nobody may have it open. Raises StoreError."""
+    try:
+        for suffix in _SUFFIXES[:2]:
+            if not suffix or _with_suffix(path, suffix).exists():
+                shutil.copyfile(_with_suffix(path, suffix), _with_suffix(into / path.name, suffix))
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from None
+    return into / path.name
 
 
 @contextmanager

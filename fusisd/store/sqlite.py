@@ -29,6 +29,7 @@ from fusisd.fields import Read, one_of, parsed, read_object, seconds, text, trut
 from fusisd.model import Intent, Offer, Service, checked_address, checked_name
 from fusisd.ports import Change, Remembered
 from fusisd.store.file import RECOVER, reported
+from fusisd.store.file import copied as copied
 from fusisd.store.file import open_database as open_database
 from fusisd.store.file import set_aside as set_aside
 from fusisd.store.lock import lock_state as lock_state
