@@ -15,6 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
     except StartupError as error:
         print(f"fusisd: {error}", file=sys.stderr)
         return error.status
+    if parsed.check_only:
+        print("fusisd: the configuration is right")
+        return 0
     try:
         from fusisd import daemon
     except ModuleNotFoundError as error:
@@ -22,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"fusisd: the package {error.name} is missing: pip install 'pyipvs[fusisd]'", file=sys.stderr)
         return 1
-    return daemon.main(parsed)
+    return daemon.main(parsed, lambda: config.parse(arguments))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""The daemon's command line as one frozen value.
+"""The daemon's command line, and the file that it may name, as one frozen value.
 
-Does not: look at the machine (daemon.py does) or read files.
+Does not: look at the machine (daemon.py does).
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from fusisd import settings
 from fusisd.admission import DESTINATIONS, PRIVATE, SERVICES, Network, Policy, network
 from fusisd.errors import Invalid, StartupError
 from fusisd.logs import FORMATS
@@ -18,6 +20,8 @@ PORT = 8000
 PATH_MARKS = range(0x46550000, 0x46560000)
 """Where nobody else's marks are likely: others use single bits of them, or small numbers."""
 SERF_MODES = ("managed", "external", "off")
+RELOADED = frozenset({"log_level", "log_format", "policy"})
+"""The fields that SIGHUP brings into force; the others need a restart, which moves no traffic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,16 @@ class Config:
     private: bool = False
     host_names: frozenset[str] = frozenset()
     trusted_proxies: tuple[Network, ...] = ()
+    check_only: bool = False
+
+    def differing(self, other: Config) -> frozenset[str]:
+        """The fields in which another configuration differs."""
+        return frozenset(field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name))
 
 
 def parse(arguments: list[str] | None = None) -> Config:
     """The configuration; argparse ends the process (status 2) on a wrong line, StartupError on a wrong value."""
-    options = _parser().parse_args(arguments)
+    options = settings.with_file(_parser(), sys.argv[1:] if arguments is None else arguments)
     if not options.iface and not options.dry_run and not options.cleanup:
         raise StartupError("which interface do clients come in on? Give --iface (see `ip -brief address`)", 2)
     mode, _, where = options.serf.partition(" ")
@@ -81,6 +90,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         private=options.private,
         host_names=frozenset(name.lower().removesuffix(".") for name in options.host_name),
         trusted_proxies=_networks(options.trusted_proxy, "--trusted-proxy"),
+        check_only=options.check_config,
     )
 
 
@@ -134,8 +144,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="fusisd",
         description="Fusis: a layer-4 load balancer on IPVS that finds its real servers by Serf.",
         epilog="example: fusisd --iface eth0",
+        allow_abbrev=False,
     )
     add = parser.add_argument
+    add("--config", type=Path, metavar="FILE", help="a TOML file with these settings, see docs/fusisd.toml (SIGHUP: again)")
+    add("--check-config", action="store_true", help="say whether command line and file are right, and end")
     add("cleanup", nargs="?", choices=("cleanup",),
         help="undo on this machine what a stopped fusisd did: services, VIPs, NAT rules, sysctls; then end")  # fmt: skip
     add("--iface", metavar="NAME", help="the interface that clients come in on; VIPs are put there")

@@ -22,6 +22,7 @@ from typing import TypeVar
 
 import pyipvs
 from fusisd import fold, foresight, look, marks, membership, plan, target, targets, views
+from fusisd.admission import Policy
 from fusisd.answers import Answers, resolve
 from fusisd.applier import Applier, KernelTimeouts
 from fusisd.commands import EndDrain
@@ -30,7 +31,7 @@ from fusisd.drains import DrainKey
 from fusisd.inbox import Beginning, Committed, MembersSeen, PathsNoted, ProbeChanged, Refresh, SerfState, Told, Value
 from fusisd.journal import Journal
 from fusisd.look import Look
-from fusisd.model import CheckTarget, Health, HostSeen, HostWanted, Intent
+from fusisd.model import CheckTarget, HostSeen, HostWanted, Intent
 from fusisd.ports import ChecksPort, Foreseen, HostPort, KernelPort, KernelService, KernelTable, Snapshot
 from fusisd.target import TargetService, World
 from pyipvs import ServiceKey
@@ -194,8 +195,8 @@ class Control:
 
     # Values into the world.
 
-    def _fold(self, values: Iterable[Value], now_s: float) -> None:
-        found: list[tuple[CheckTarget, Health]] = []
+    def _fold(self, values: Collection[Value], now_s: float) -> None:
+        found = [(value.check, value.health) for value in values if isinstance(value, ProbeChanged)]
         for value in values:
             match value:
                 case Committed():
@@ -213,17 +214,16 @@ class Control:
                     keys = self._marks.noted(rows, problem, now_s)
                     self._world = replace(self._world, owned=self.owned | keys)
                     self._pending |= keys
+                case Policy():
+                    self._take(fold.policy(self._world, value))
                 case SerfState(problem):
                     self.journal.serf(self._serf_problem, problem)
                     self._serf_problem = problem
-                case ProbeChanged(check, health):
-                    found.append((check, health))
                 case HostSeen():
                     self.journal.host(self._world.host, value, self._world.withdrawn)
                     self._pending |= self.owned if self._world.host.vips != value.vips else frozenset()
                     self._take(fold.host(self._world, value, self._targets.services))
-        if found:
-            checks = dict(found)
+        if checks := dict(found):
             self.journal.health(self._world.health, found, self._targets.places(checks))
             self._take(fold.health(self._world, checks, self._targets.watchers(checks)))
 

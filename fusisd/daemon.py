@@ -21,13 +21,13 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
 from fusisd import heartbeat, logs
 from fusisd.bridge import Bridge
 from fusisd.committer import Committer
-from fusisd.config import Config
+from fusisd.config import RELOADED, Config
 from fusisd.control import Control
 from fusisd.counts import Counts, Histogram
 from fusisd.door import Door
@@ -104,12 +104,13 @@ class Stores:
 class Daemon:
     """One fusisd."""
 
-    def __init__(self, config: Config) -> None:
-        """Nothing is touched before `run`."""
-        self._config = config
+    def __init__(self, config: Config, reread: Callable[[], Config]) -> None:
+        """Nothing is touched before `run`. `reread` reads the configuration as it is now; raises StartupError."""
+        self._config, self._reread = config, reread
         self._counts = Counts()
         self._store_call = StoreThread(self._counts.storing)
         self._control: Control | None = None
+        self._front: Front | None = None
 
     async def run(self) -> None:
         """Start, serve until SIGTERM or SIGINT, stop. Raises StartupError."""
@@ -133,16 +134,16 @@ class Daemon:
         control.start(await self._claim_missing(control, stores))
         statistics = Statistics(kernel, clock)
         bridge = Bridge(asyncio.get_running_loop(), control, committer, statistics, self._counts, clock)
-        front = self._front(bridge, control, own)
+        self._front = front = self._made_front(bridge, control, own)
         web = front.server
         web.start()
         gc.collect()
         gc.freeze()  # what is there now stays, and no later collection has to walk it
         gc.enable()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         _ready(web)
         beat = heartbeat.beat(self._counts.lagging, clock)
         jobs: list[Coroutine[Any, Any, None]] = [control.run(), committer.run(), beat, front.look_after()]
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, front.reload)
         jobs += [host.run()] if isinstance(host, HostPlumbing) else []
         jobs += [self._serf(own)] if config.serf != "off" else []
         try:
@@ -197,7 +198,7 @@ class Daemon:
             return DryHost(self._host_seen)
         return HostPlumbing(self._config.iface, stores.local, self._store_call, self._host_seen, self._config.sysctls)
 
-    def _front(self, bridge: Bridge, control: Control, own: list[str]) -> Front:
+    def _made_front(self, bridge: Bridge, control: Control, own: list[str]) -> Front:
         loopback = ["127.0.0.1", "::1"] if socket.has_ipv6 and _has_address("::1") else ["127.0.0.1"]
         reachable = (*loopback, *own)
 
@@ -254,6 +255,24 @@ class Daemon:
             key=load_or_make_key(directory / "key"),
             tags={"role": "balancer"},
         )
+
+    def _reload(self) -> None:
+        """Bring into force what can be without a restart, and say what cannot."""
+        try:
+            fresh = self._reread()
+        except StartupError as error:
+            log.error("reload refused reason=%s", error)
+            return
+        changed = self._config.differing(fresh)
+        later = changed - RELOADED
+        self._config = replace(self._config, **{name: getattr(fresh, name) for name in changed & RELOADED})
+        logs.configure(fresh.log_level, fresh.log_format, sys.stderr)
+        self._enter(fresh.policy)
+        if self._front is not None:
+            self._front.reload()
+        log.info("reloaded changed=%s", ",".join(sorted(changed & RELOADED)) or "-")
+        if later:
+            log.warning("reloaded in part needs_restart=%s", ",".join(sorted(later)))
 
     def _enter(self, value: Any) -> None:
         if self._control is not None:
@@ -364,13 +383,13 @@ def _cleanup(config: Config) -> int:
     return 1 if report.left else 0
 
 
-def main(config: Config) -> int:
-    """Run fusisd to its end; the exit status."""
+def main(config: Config, reread: Callable[[], Config]) -> int:
+    """Run fusisd to its end; the exit status. `reread`: see Daemon."""
     logs.configure(config.log_level, config.log_format, sys.stderr)
     try:
         if config.cleanup:
             return _cleanup(config)
-        asyncio.run(Daemon(config).run())
+        asyncio.run(Daemon(config, reread).run())
     except StartupError as error:
         print(f"fusisd: {error}", file=sys.stderr)
         return error.status

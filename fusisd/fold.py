@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from fusisd import membership, target, targets
+from fusisd.admission import Policy
 from fusisd.inbox import Committed
 from fusisd.model import CheckTarget, Health, HostSeen
 from fusisd.ports import KernelService
@@ -38,6 +39,11 @@ def members(world: World, seen: Iterable[membership.Member], now_s: float) -> Fo
     if not touched and nodes == world.nodes:
         return world, touched
     return replace(world, nodes=nodes, offers=target.offered(nodes)), touched
+
+
+def policy(world: World, wanted: Policy) -> Folded:
+    """Who may join from now on: what nodes tell is read anew with the next list."""
+    return replace(world, policy=wanted, nodes={name: replace(node, told=None) for name, node in world.nodes.items()}), set()
 
 
 def health(world: World, found: Mapping[CheckTarget, Health], watchers: set[str]) -> Folded:

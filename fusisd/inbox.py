@@ -71,7 +71,7 @@ class PathsNoted:
     problem: str = ""
 
 
-Value = Committed | MembersSeen | SerfState | ProbeChanged | HostSeen | Refresh | PathsNoted
+Value = Committed | MembersSeen | SerfState | ProbeChanged | HostSeen | Refresh | PathsNoted | Policy
 
 
 @dataclass(frozen=True, slots=True)

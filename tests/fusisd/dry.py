@@ -38,6 +38,11 @@ class Dry:
             )
         poll(lambda: f"Listening and serving HTTP on :{self.port}" in self.log.read_text(), 60, "the ready line")
 
+    def tell(self, number: int) -> None:
+        """Send it a signal that does not end it."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send it a signal; the exit status."""
         assert self._process is not None

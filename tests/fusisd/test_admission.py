@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusisd import membership
+from fusisd import fold, membership
 from fusisd.admission import PRIVATE, Policy, admit, beyond, network
 from fusisd.errors import Invalid, StartupError
 from fusisd.membership import Nodes
 from fusisd.model import NodeStatus, Offer, OfferState
 from fusisd.ports import Remembered
 from fusisd.serf.values import Member
+from fusisd.target import World
 from tests.fusisd.world import member
 
 ANYWHERE = (network("0.0.0.0/0"), network("::/0"))
@@ -202,3 +203,13 @@ def test_over_any_lives_a_service_has_no_more_than_its_places_and_none_of_them_i
 
 def test_a_refused_node_is_alive_for_all_that() -> None:
     assert membership.update({}, [at("8.8.8.8")], 0.0)["rs1"].status is NodeStatus.ALIVE
+
+
+def test_another_policy_counts_from_the_next_list_on() -> None:
+    seen = [at("10.1.0.1", "in"), at("10.2.0.1", "out")]
+    world, _ = fold.members(World(policy=Policy((network("10.1.0.0/16"),))), seen, 0.0)
+    assert [name for name, node in world.nodes.items() if node.offers] == ["in"]
+    world, touched = fold.policy(world, Policy((network("10.0.0.0/8"),)))
+    assert not touched
+    world, touched = fold.members(world, seen, 1.0)
+    assert ([name for name, node in world.nodes.items() if node.offers], touched) == (["in", "out"], {"web"})
