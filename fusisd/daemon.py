@@ -14,7 +14,6 @@ import errno
 import gc
 import importlib.metadata
 import logging
-import os
 import signal
 import socket
 import sys
@@ -24,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
-from fusisd import heartbeat, logs
+from fusisd import heartbeat, logs, systemd
 from fusisd.bridge import Bridge
 from fusisd.committer import Committer
 from fusisd.config import RELOADED, Config
@@ -144,11 +143,14 @@ class Daemon:
         _ready(web)
         beat = heartbeat.beat(self._counts.lagging, clock)
         jobs: list[Coroutine[Any, Any, None]] = [control.run(), committer.run(), beat, front.look_after()]
+        watched_s = systemd.watchdog_s()
+        jobs += [] if watched_s is None else [systemd.keep_alive(watched_s)]
         jobs += [host.run()] if isinstance(host, HostPlumbing) else []
         jobs += [self._serf(own)] if config.serf != "off" else []
         try:
             await _until_stopped(jobs)
         finally:
+            systemd.notify("STOPPING=1")
             bridge.close()
             await asyncio.get_running_loop().run_in_executor(None, web.stop)
             await monitor.close()
@@ -330,12 +332,20 @@ def _open_kernel(dry_run: bool) -> IpvsKernel:
     if dry_run:
         log.warning("dry run meaning=%s", "IPVS and addresses exist in memory only, no packet is balanced")
         return IpvsKernel(IPVS(transport=FakeKernel()), None)
-    if os.geteuid() != 0:
-        raise StartupError("fusisd changes IPVS, addresses and sysctls: run it as root (or try it with --dry-run)")
+    if not _may_change_networks():
+        raise StartupError("fusisd changes IPVS, addresses and sysctls: run it as root or with CAP_NET_ADMIN and CAP_NET_RAW"
+                           " (docs/fusisd.service), or try it with --dry-run")  # fmt: skip
     try:
         return IpvsKernel(IPVS(), TableProbe())
     except IPVSError as error:
         raise StartupError(str(error)) from None
+
+
+def _may_change_networks() -> bool:
+    """Whether CAP_NET_ADMIN (12) and CAP_NET_RAW (13) are in force: capabilities(7), proc(5)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    return effective >> 12 & 0b11 == 0b11
 
 
 def _own_addresses(iface: str) -> list[str]:
@@ -359,16 +369,7 @@ def _ready(web: WebServer) -> None:
     for listener in web.addresses:
         log.info("listening where=%s", listener)
     print(f"Listening and serving HTTP on {', '.join(f':{port}' for port in ports)}", flush=True)
-    _notify("READY=1")
-
-
-def _notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); without it nothing happens."""
-    path = os.environ.get("NOTIFY_SOCKET")
-    if path:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.connect("\0" + path[1:] if path.startswith("@") else path)
-            sock.send(state.encode())
+    systemd.notify("READY=1")
 
 
 def _cleanup(config: Config) -> int:

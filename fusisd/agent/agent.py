@@ -18,7 +18,6 @@ from typing import Any
 
 from fusisd.agent import host, orders, states
 from fusisd.agent.config import Config, ServiceConfig
-from fusisd.agent.notify import notify
 from fusisd.agent.prepare import checked_at
 from fusisd.agent.preparing import Preparing
 from fusisd.agent.probe import FALL, FAST_INTERVAL_S, INTERVAL_S, failure
@@ -31,6 +30,7 @@ from fusisd.serf.errors import SupervisorError
 from fusisd.serf.keys import load_key
 from fusisd.serf.supervisor import ManagedAgent
 from fusisd.store.lock import lock_state
+from fusisd.systemd import notify
 from fusisd.tags import SERVICE_TAG_PREFIX
 
 log = logging.getLogger(__name__)

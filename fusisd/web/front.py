@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from fusisd import systemd
 from fusisd.config import PORT, Config
 from fusisd.errors import FusisError
 from fusisd.ports import Core
@@ -16,7 +17,7 @@ from fusisd.web.app import make_app
 from fusisd.web.auth import WritePolicy
 from fusisd.web.certificate import Certificate
 from fusisd.web.entry import Entry
-from fusisd.web.listeners import Listener, TcpListener, UnixListener
+from fusisd.web.listeners import chosen
 from fusisd.web.server import WebServer
 from fusisd.web.tokens import Tokens
 
@@ -29,14 +30,13 @@ class Front:
     def __init__(
         self, config: Config, core: Core, own: Iterable[str], is_vip: Callable[[str], bool], wall_clock: Callable[[], float]
     ) -> None:
-        """`own`: the addresses to listen on unless the configuration says others. Raises StartupError."""
+        """`own`: the addresses to listen on unless the configuration names others, or systemd passes sockets. Raises StartupError."""
         tokens = Tokens.load(config.state_dir, wall_clock)
         policy = WritePolicy(tokens, config.allow_plaintext_writes, config.private)
         self._certificate = None if config.tls is None else Certificate(*config.tls)
         entry = Entry(is_vip, config.host_names, config.trusted_proxies, self._certificate)
-        where = config.listen or [(address, PORT) for address in own]
-        listeners: list[Listener] = [TcpListener(host, port) for host, port in where]
-        self.server = WebServer(make_app(core, policy), [*listeners, UnixListener(str(config.socket))], entry=entry)
+        listeners = chosen(config.listen, own, PORT, str(config.socket), systemd.passed_sockets())
+        self.server = WebServer(make_app(core, policy), listeners, entry=entry)
 
     def reload(self) -> None:
         """Read the certificate's files again though they look the same; from the event loop."""

@@ -1,7 +1,7 @@
 """Where we listen: TCP addresses and a Unix socket that is made without ever being open to strangers.
 
 A live socket of another process is not stolen, a stale one is replaced, and only our own is removed (same
-inode).
+inode). Or systemd made them: then they outlive us, and who connects while we are away waits.
 Does not: accept, or read.
 """
 
@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,16 +44,40 @@ class UnixListener:
         return self.path
 
 
-Listener = TcpListener | UnixListener
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A socket that systemd made and listens on already."""
+
+    name: str
+    socket: socket.socket
+
+    def __str__(self) -> str:
+        return f"{self.name or 'a socket'} of systemd"
+
+
+Listener = TcpListener | UnixListener | Passed
+
+
+def chosen(
+    listen: Sequence[tuple[str, int]], own: Iterable[str], port: int, unix: str, passed: Iterable[tuple[str, socket.socket]]
+) -> list[Listener]:
+    """Where to listen: on what was passed and on what `listen` says; on `port` of the `own` addresses when neither names
+    TCP, and on the socket `unix` when no Unix socket was passed."""
+    found: list[Listener] = [Passed(name, sock) for name, sock in passed]
+    families = {listener.socket.family for listener in found if isinstance(listener, Passed)}
+    tcp = [TcpListener(*where) for where in listen]
+    if not tcp and not families & {socket.AF_INET, socket.AF_INET6}:
+        tcp = [TcpListener(address, port) for address in own]
+    return [*found, *tcp, *([] if socket.AF_UNIX in families else [UnixListener(unix)])]
 
 
 class Bound:
     """A listening socket. `listener` has the real port; `close` removes a Unix socket that is still ours."""
 
-    def __init__(self, listener: Listener, sock: socket.socket) -> None:
-        """`sock` is bound and becomes ours."""
+    def __init__(self, listener: TcpListener | UnixListener, sock: socket.socket, made: bool = True) -> None:
+        """`sock` is bound and becomes ours; `made` False: not its file."""
         self.listener, self.socket = listener, sock
-        self._inode = _inode(listener.path) if isinstance(listener, UnixListener) else None
+        self._inode = _inode(listener.path) if made and isinstance(listener, UnixListener) else None
 
     def close(self) -> None:
         """Stop listening; the same again is fine."""
@@ -65,7 +90,20 @@ class Bound:
 
 def bind(listener: Listener) -> Bound:
     """Listen there. Raises StartupError, which says what to do."""
+    if isinstance(listener, Passed):
+        return _take(listener)
     return _bind_unix(listener) if isinstance(listener, UnixListener) else _bind_tcp(listener)
+
+
+def _take(passed: Passed) -> Bound:
+    """A socket that listens already; whoever has a connection waiting in it is served."""
+    sock = passed.socket
+    listening = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX) or not listening:
+        raise StartupError(f"{passed} is no listening TCP or Unix socket: ListenStream= makes one, with Accept=no", 2)
+    sock.setblocking(False)
+    name = sock.getsockname()
+    return Bound(UnixListener(str(name)) if sock.family == socket.AF_UNIX else TcpListener(*name[:2]), sock, made=False)
 
 
 def _bind_tcp(listener: TcpListener) -> Bound:

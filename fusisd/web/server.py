@@ -20,11 +20,11 @@ from typing import Any
 from fusisd.errors import StartupError
 from fusisd.web.connection import Limits
 from fusisd.web.entry import Entry
-from fusisd.web.listeners import Bound, Listener, TcpListener, UnixListener, bind
+from fusisd.web.listeners import Bound, Listener, TcpListener, UnixListener, bind, chosen
 from fusisd.web.loop import Loop
 from fusisd.web.workers import Lane
 
-__all__ = ["Limits", "Listener", "TcpListener", "UnixListener", "WebServer"]
+__all__ = ["Limits", "Listener", "TcpListener", "UnixListener", "WebServer", "chosen"]
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class WebServer:
         self._thread: threading.Thread | None = None
 
     @property
-    def addresses(self) -> tuple[Listener, ...]:
+    def addresses(self) -> tuple[TcpListener | UnixListener, ...]:
         """Where it listens, with real ports; empty before `start` and after `stop`."""
         return tuple(bound.listener for bound in self._bound)
 
