@@ -15,6 +15,8 @@ from fusisd.kernel.command import CommandError, attempt, run
 
 VARIANTS = {4: ("iptables", "iptables-legacy"), 6: ("ip6tables", "ip6tables-legacy")}
 _LEGACY_TABLES = {4: "ip_tables_names", 6: "ip6_tables_names"}
+_MODULES = {4: "iptable", 6: "ip6table"}
+MODULES = Path("/sys/module")
 PROC_NET = Path("/proc/thread-self/net")
 WAIT = ("-w", "2")  # seconds for another's lock
 
@@ -36,15 +38,17 @@ def holding(family: int, table: str, proc_net: Path = PROC_NET) -> Iterator[str]
         if legacy is None or legacy in kinds:
             continue
         kinds.add(legacy)
-        if not legacy or table in _legacy_tables(family, proc_net):
+        if not legacy or _has_legacy(family, table, proc_net):
             yield tool
 
 
-def _legacy_tables(family: int, proc_net: Path) -> list[str]:
+def _has_legacy(family: int, table: str, proc_net: Path) -> bool:
     try:
-        return (proc_net / _LEGACY_TABLES[family]).read_text().split()
+        return table in (proc_net / _LEGACY_TABLES[family]).read_text().split()
+    except PermissionError:
+        return (MODULES / f"{_MODULES[family]}_{table}").exists()
     except OSError:
-        return []  # not loaded
+        return False  # not loaded
 
 
 def rules(tool: str, table: str, chain: str = "") -> list[str]:
