@@ -6,7 +6,7 @@ FUZZ_S ?= 300
 LAB := $(PYTHON) -m tests.lab.run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf bench-metrics bench-discovery bench-page attack fuzz soak clean
+.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf bench-metrics bench-discovery bench-page bench-start attack fuzz soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -63,6 +63,9 @@ bench-discovery: setup ## how soon clients see a server come and go, real Serf o
 
 bench-page: setup ## what 100 open status pages cost, here on a fake kernel: two minutes
 	@$(PYTHON) -m tests.bench.page
+
+bench-start: setup ## how long fusisd takes from its start to serving: five seconds
+	@$(PYTHON) -m tests.bench.start
 
 attack: setup ## hostile clients on the HTTP front, plain and TLS, and what a good one notices: a quarter of an hour (slowhttptest too, where it is installed)
 	@$(PYTHON) -m tests.bench.attack

@@ -37,7 +37,6 @@ from fusisd.health.probes import probe
 from fusisd.inbox import Beginning, MembersSeen, ProbeChanged, SerfState, Told
 from fusisd.journal import Journal
 from fusisd.kernel import addresses
-from fusisd.kernel.cleanup import cleanup
 from fusisd.kernel.command import CommandError
 from fusisd.kernel.host import DryHost, HostPlumbing
 from fusisd.kernel.ipvs import IpvsKernel
@@ -54,7 +53,6 @@ from fusisd.store.sqlite import SqliteIntents, SqliteLocal, lock_state, machine_
 from fusisd.web.front import Front
 from fusisd.web.server import TcpListener, WebServer
 from pyipvs import IPVS, IPVSError, ServiceKey, TableProbe
-from pyipvs.testing import FakeKernel
 
 log = logging.getLogger(__name__)
 clock = time.monotonic
@@ -140,6 +138,7 @@ class Daemon:
         gc.freeze()  # what is there now stays, and no later collection has to walk it
         gc.enable()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        stop = _stop_signal()  # before anybody is told that we are ready, and may tell us to end
         _ready(web)
         beat = heartbeat.beat(self._counts.lagging, clock)
         jobs: list[Coroutine[Any, Any, None]] = [control.run(), committer.run(), beat, front.look_after()]
@@ -148,7 +147,7 @@ class Daemon:
         jobs += [host.run()] if isinstance(host, HostPlumbing) else []
         jobs += [self._serf(own)] if config.serf != "off" else []
         try:
-            await _until_stopped(jobs)
+            await _until_stopped(jobs, stop)
         finally:
             systemd.notify("STOPPING=1")
             bridge.close()
@@ -239,7 +238,7 @@ class Daemon:
             jobs.append(agent.supervise())
         client = SerfClient(*self._config.serf_rpc, auth_key=auth_key)
         try:
-            await _until_stopped([*jobs, client.watch(self._serf_seen, self._serf_lost)], signals=False)
+            await _until_stopped([*jobs, client.watch(self._serf_seen, self._serf_lost)], asyncio.Event())
         finally:
             await client.close()
 
@@ -305,13 +304,17 @@ class Daemon:
         self._enter(SerfState(lost.reason))
 
 
-async def _until_stopped(jobs: list[Coroutine[Any, Any, None]], signals: bool = True) -> None:
-    """Run the jobs until a signal (with `signals`) or until one of them ends; then cancel the others."""
+def _stop_signal() -> asyncio.Event:
+    """Set when SIGTERM or SIGINT comes."""
     stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _until_stopped(jobs: list[Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
+    """Run the jobs until told to stop or until one of them ends; then cancel the others."""
     loop = asyncio.get_running_loop()
-    if signals:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
     tasks = [loop.create_task(job) for job in jobs]
     waiting = loop.create_task(_wait(stop))
     try:
@@ -330,6 +333,8 @@ async def _wait(stop: asyncio.Event) -> None:
 
 def _open_kernel(dry_run: bool) -> IpvsKernel:
     if dry_run:
+        from pyipvs.testing import FakeKernel  # here, for a start of the other kind has no use for it
+
         log.warning("dry run meaning=%s", "IPVS and addresses exist in memory only, no packet is balanced")
         return IpvsKernel(IPVS(transport=FakeKernel()), None)
     if not _may_change_networks():
@@ -374,6 +379,8 @@ def _ready(web: WebServer) -> None:
 
 def _cleanup(config: Config) -> int:
     """Undo what a fusisd that runs no more did to this machine; status 1 when something of it is left."""
+    from fusisd.kernel.cleanup import cleanup
+
     lock_state(config.state_dir)
     path = config.state_dir / STORE
     report = cleanup(SqliteLocal(open_database(path), path, machine_identity()), IPVS)

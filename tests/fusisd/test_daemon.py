@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +99,13 @@ def test_a_damaged_state_file_stops_the_start_and_is_left_alone(tmp_path: Path) 
     assert "fusisd.db" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "state/fusisd.db").read_bytes() == b"nonsense" * 200
+
+
+OPTIONAL = ("prometheus_client", "pyipvs.testing", "fusisd.kernel.cleanup", "fusisd.kernel.doctor", "fusisd.ctl")
+
+
+def test_a_start_imports_nothing_that_it_may_not_need() -> None:
+    """Each costs milliseconds of every start (docs/performance.md), thirteen times as many in the guest."""
+    code = f"import fusisd.config, fusisd.daemon, sys; print([name for name in {OPTIONAL} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
