@@ -39,7 +39,7 @@ from fusisd.journal import Journal
 from fusisd.kernel import addresses
 from fusisd.kernel.command import CommandError
 from fusisd.kernel.host import DryHost, HostPlumbing
-from fusisd.kernel.ipvs import IpvsKernel
+from fusisd.kernel.ipvs import IpvsKernel, may_change_networks
 from fusisd.model import CheckTarget, Health, HostSeen, Path
 from fusisd.notes import drains_of, paths_of
 from fusisd.routing import source_towards
@@ -337,20 +337,13 @@ def _open_kernel(dry_run: bool) -> IpvsKernel:
 
         log.warning("dry run meaning=%s", "IPVS and addresses exist in memory only, no packet is balanced")
         return IpvsKernel(IPVS(transport=FakeKernel()), None)
-    if not _may_change_networks():
+    if not may_change_networks():
         raise StartupError("fusisd changes IPVS, addresses and sysctls: run it as root or with CAP_NET_ADMIN and CAP_NET_RAW"
                            " (docs/fusisd.service), or try it with --dry-run")  # fmt: skip
     try:
         return IpvsKernel(IPVS(), TableProbe())
     except IPVSError as error:
         raise StartupError(str(error)) from None
-
-
-def _may_change_networks() -> bool:
-    """Whether CAP_NET_ADMIN (12) and CAP_NET_RAW (13) are in force: capabilities(7), proc(5)."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
-    return effective >> 12 & 0b11 == 0b11
 
 
 def _own_addresses(iface: str) -> list[str]:

@@ -20,6 +20,7 @@ from fusisd.web.app import native_routes
 from fusisd.web.tokens import Tokens
 from pyipvs import cli
 from pyipvs.testing import FakeKernel
+from tests import man
 from tests.fusisd.web_helpers import TOKEN, MemoryCore
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +34,7 @@ def usage(module: str, *words: str) -> str:
 
 
 CTL = ("status", "services", "why", "drain", "undrain", "drains", "adopt", "release", "pause", "settings", "export")
-CTL += ("events", "withdraw", "plan", "apply", "doctor")
+CTL += ("events", "withdraw", "plan", "apply", "doctor", "completion")
 CTL += ("import", "join-command", "service add", "service edit", "service delete", "destination add", "destination edit")
 CTL += ("serf rotate-key", "token list", "token rotate")
 AGENT = ("run", "status", "drain", "maint", "ready", "weight", "doctor", "undo")
@@ -68,6 +69,26 @@ def test_every_command_and_option_of_pyipvs_is_in_its_row() -> None:
         assert rows, command
         everywhere = option == "--netns" or command == "pyipvs"
         assert option in section if everywhere else any(not option or f"`{option}" in row for row in rows), (command, option)
+
+
+@pytest.mark.parametrize("page", man.pages(), ids=lambda page: page.path.name)
+def test_a_man_page_tells_of_every_option_and_command_and_of_no_other(page: man.Page) -> None:
+    """`python -m tests.man` writes them."""
+    text = page.path.read_text().replace("\\-", "-")
+    known = set(options_of(page.parser))
+    assert {found for found in re.findall(r"(?m)^\.B (?:-\w(?: \S+)?, )?(--[a-z-]+)", text)} == {
+        option for _, option in known if option.startswith("--")
+    }
+    commands = {command for command, option in known if not option and command != page.parser.prog}
+    assert {command for command in commands if not re.search(rf"(?m)^\.SS {command}\b", text)} == set()
+
+
+def test_every_environment_variable_is_in_a_man_page() -> None:
+    sources = [path.read_text() for path in sorted((ROOT / "fusisd").rglob("*.py"))]
+    names = {name for source in sources if "os.environ" in source for name in re.findall(r'"([A-Z]+_[A-Z]+)"', source)}
+    assert "LISTEN_FDNAMES" in names
+    pages = "".join(page.path.read_text() for page in man.pages())
+    assert {name for name in names if name not in pages} == set()
 
 
 def test_every_route_of_the_native_api_is_in_its_document() -> None:

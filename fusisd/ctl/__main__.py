@@ -6,7 +6,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from fusisd.ctl import destinations, doctor, drains, events, files, keys, render, services, standing, tokens, whole
+from fusisd.ctl import (
+    completion,
+    destinations,
+    doctor,
+    drains,
+    events,
+    files,
+    keys,
+    render,
+    services,
+    standing,
+    tokens,
+    whole,
+)
 from fusisd.ctl.client import Client, CtlError
 
 
@@ -40,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for noun in (standing, doctor, events, services, destinations, drains, files, whole, keys, tokens):
         noun.declare(commands)
+    completion.declare(commands, parser)
     return parser
 
 

@@ -17,6 +17,13 @@ from pyipvs.ruleset import Entry
 _TRIAL = ServiceKey.parse("udp/127.255.255.254:9")
 
 
+def may_change_networks() -> bool:
+    """Whether CAP_NET_ADMIN (12) and CAP_NET_RAW (13) are in force for this process: capabilities(7), proc(5)."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    return effective >> 12 & 0b11 == 0b11
+
+
 class IpvsKernel:
     """Fulfils ports.KernelPort; belongs to the thread that made the handle."""
 
