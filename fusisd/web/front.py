@@ -30,7 +30,8 @@ class Front:
     def __init__(
         self, config: Config, core: Core, own: Iterable[str], is_vip: Callable[[str], bool], wall_clock: Callable[[], float]
     ) -> None:
-        """`own`: the addresses to listen on unless the configuration names others, or systemd passes sockets. Raises StartupError."""
+        """`own`: the addresses to listen on unless the configuration names others or systemd passes sockets. Raises
+        StartupError."""
         tokens = Tokens.load(config.state_dir, wall_clock)
         policy = WritePolicy(tokens, config.allow_plaintext_writes, config.private)
         self._certificate = None if config.tls is None else Certificate(*config.tls)
