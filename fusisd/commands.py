@@ -1,6 +1,7 @@
 """What an operator may ask for, and what the daemon asks of itself, as values; state.py says what each does to intent.
 
-A command of a service touches exactly that one, so each is one row in the store.
+A command of a service touches exactly that one, so each is one row in the store. One with a `revision` that is not None
+is only for the service as it was at that commit.
 Does not: check anything.
 """
 
@@ -23,7 +24,7 @@ class AddService:
 @dataclass(frozen=True, slots=True)
 class UpdateService:
     """Give a service these settings (its destinations have commands of their own). Its key may change: then the kernel's
-    service is replaced. `revision` not None: only if it was not changed since."""
+    service is replaced."""
 
     service: Service
     revision: int | None = None
@@ -36,6 +37,7 @@ class DeleteService:
 
     name: str
     drain_s: float | None = None
+    revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class DeleteDestination:
     service: str
     name: str
     drain_s: float | None = None
+    revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class CancelDrain:
 
     service: str
     name: str | None = None
+    revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

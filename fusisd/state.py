@@ -50,7 +50,10 @@ def apply(intent: Intent, command: Command) -> Intent:
             return _update_service(intent, service, revision)
         case Adopt(_, key, service):
             return _adopt(intent, key, service)
-        case DeleteService(name, None) | Release(name):
+        case DeleteService(name, None, revision):
+            _check_revision(service_named(intent, name), revision)
+            return _with(intent, name, None)
+        case Release(name):
             service_named(intent, name)
             return _with(intent, name, None)
         case EndDrain(name, destination_name):
@@ -66,13 +69,15 @@ def apply(intent: Intent, command: Command) -> Intent:
 
 def _within(service: Service, command: _WithinService) -> Service:
     """The service after a command that changes what is in it."""
+    if not isinstance(command, AddDestination):
+        _check_revision(service, command.revision)
     match command:
         case DeleteService(_, drain_s):
             return _drained(service, drain_s)
         case AddDestination(_, destination):
             return _add_destination(service, destination)
-        case UpdateDestination(_, destination, revision):
-            return _update_destination(service, destination, revision)
+        case UpdateDestination(_, destination):
+            return _update_destination(service, destination)
         case DeleteDestination(_, name, drain_s):
             return _delete_destination(service, name, drain_s)
         case CancelDrain(_, drained):
@@ -284,8 +289,7 @@ def _add_destination(service: Service, destination: Destination, places: Places 
     return _put_destination(service, destination, places)
 
 
-def _update_destination(service: Service, destination: Destination, revision: int | None) -> Service:
-    _check_revision(service, revision)
+def _update_destination(service: Service, destination: Destination) -> Service:
     if destination.name not in service.destinations:
         raise NotFound(f"service {service.name} has no destination {destination.name!r} of an operator's")
     return service if service.destinations[destination.name] == destination else _put_destination(service, destination)

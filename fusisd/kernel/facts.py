@@ -24,7 +24,7 @@ async def look(asked: Asked) -> Facts:
     vips = {service.key.address for service in asked.services if service.key.address is not None}
     purposes = {When.MASQUERADE} if asked.nat else set()
     purposes |= {When.IPV6} if any(":" in vip for vip in vips) else set()
-    switches, unread = sysctl.pending(sysctl.rows(purposes, sysctl.kernel_version()), asked.iface)
+    switches, _right, unread = sysctl.look(sysctl.rows(purposes, sysctl.kernel_version()), asked.iface)
     others, unasked = await _neighbours(asked.iface, vips)
     return Facts(
         ipvs=ipvs,

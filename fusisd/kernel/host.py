@@ -58,6 +58,7 @@ class HostPlumbing:
         self._vips = Vips(iface, local, store_call, self._call)
         self._nat = Nat()
         self._nat_applied: frozenset[Masquerade] | None = None
+        self._right: set[str] = set()  # sysctls that had their value at some time since our start
         self._wanted = HostWanted()
         self._bell = asyncio.Event()
         self._heed: asyncio.TimerHandle | None = None
@@ -169,19 +170,10 @@ class HostPlumbing:
         """Set the sysctls; each previous value is noted before its change, the first one noted is what to go back to."""
         if not self._sysctls:
             return
-        switches, unread = await self._call(sysctl.pending, rows, iface)
-        failures |= {f"sysctl {name}": why for name, why in unread.items()}
-        if not switches:
-            return
-        noted: Mapping[str, str] = {}
-        try:
-            noted = await self._store_call(self._local.owned, "sysctl")
-            fresh = {switch.name: switch.previous for switch in switches if switch.name not in noted}
-            await self._store_call(self._local.claim, "sysctl", fresh)
-        except FusisError as error:
-            failures["sysctl"] = str(error)
-            switches = [switch for switch in switches if switch.name in noted]  # the others could not be put back
-        for switch in switches:
+        seen = await self._call(sysctl.look, rows, iface)
+        failures |= {f"sysctl {name}": why for name, why in seen.failures.items()}
+        self._right |= seen.right
+        for switch in await self._noted(seen.pending, failures):
             try:
                 await self._call(sysctl.write, switch)
             except FusisError as error:
@@ -189,6 +181,21 @@ class HostPlumbing:
             else:
                 if switch.value is not None:
                     log.info("sysctl name=%s value=%s was=%s", switch.name, switch.value, switch.previous)
+
+    async def _noted(self, switches: list[sysctl.Switch], failures: Failures) -> list[sysctl.Switch]:
+        """Those of the switches that may be written. When the store cannot be: those that are noted already, and those
+        that were right since our start, for what there would be to go back to is the value that we set."""
+        if not switches:
+            return []
+        noted: Mapping[str, str] = {}
+        try:
+            noted = await self._store_call(self._local.owned, "sysctl")
+            if fresh := {switch.name: switch.previous for switch in switches if switch.name not in noted}:
+                await self._store_call(self._local.claim, "sysctl", fresh)
+        except FusisError as error:
+            failures["sysctl"] = str(error)
+            return [switch for switch in switches if switch.name in noted or switch.name in self._right]
+        return switches
 
     async def _let_in(self, paths: frozenset[Path], failures: Failures) -> dict[Path, str]:
         """Have the answers of path checks let in where they come in; the paths where they cannot, and why."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from fusisd.errors import FusisError
 
@@ -135,31 +136,39 @@ def rows_for(purpose: When) -> tuple[Row, ...]:
     return tuple(row for row in TABLE if row.when is purpose)
 
 
-def pending(applying: Iterable[Row], iface: str, root: Path = PROC_SYS) -> tuple[list[Switch], dict[str, str]]:
-    """(what has to be noted and written, in this order; {name of a row: why it could not be read})."""
-    found: list[Switch] = []
-    failures = {}
+class Look(NamedTuple):
+    """What has to be noted and written, in this order; names of those that have their value; {row: why it was not read}."""
+
+    pending: list[Switch]
+    right: set[str]
+    failures: dict[str, str]
+
+
+def look(applying: Iterable[Row], iface: str, root: Path = PROC_SYS) -> Look:
+    """How the switches of these rows stand."""
+    seen = Look([], set(), {})
     for row in applying:
         name = row.name.format(iface=iface)
         try:
             for path in _paths(name, root):
-                found += _pending(row, path, root)
+                _look_at(row, path, root, seen)
         except OSError as error:
-            failures[name.translate(SWAP)] = f"cannot read it ({row.reason}): {error.strerror}; {_MEND}"
-    return found, failures
+            seen.failures[name.translate(SWAP)] = f"cannot read it ({row.reason}): {error.strerror}; {_MEND}"
+    return seen
 
 
-def _pending(row: Row, path: Path, root: Path) -> list[Switch]:
+def _look_at(row: Row, path: Path, root: Path, seen: Look) -> None:
     try:
         previous = path.read_text().strip()
     except FileNotFoundError:
         if "*" in row.name:
-            return []  # the interface went
+            return  # the interface went
         raise
     in_force = max(previous, _of_all(path)) if row.with_all else previous
-    if in_force == row.value or row.only_from not in (None, in_force):
-        return []
-    return [*_disturbed(row, root), Switch(_name(path, root), previous, row.value, row.reason)]
+    if in_force == row.value:
+        seen.right.add(_name(path, root))
+    elif row.only_from in (None, in_force):
+        seen.pending.extend((*_disturbed(row, root), Switch(_name(path, root), previous, row.value, row.reason)))
 
 
 def lets_in(iface: str, root: Path = PROC_SYS) -> str:

@@ -312,13 +312,13 @@ def test_what_is_not_as_it_should_be_is_noted_and_set_and_the_rest_is_left(tmp_p
     accept_ra = {"conf/all/accept_ra": "1", "conf/e0.5/accept_ra": "1", "conf/e1/accept_ra": "0", "conf/e2/accept_ra": "2"}
     switches(tmp_path, accept_ra)
     row = Row("conf/*/accept_ra", "2", When.ALWAYS, "test", only_from="1")
-    found, failures = sysctl.pending([row], "e0", tmp_path)
-    assert failures == {}
+    found, right, failures = sysctl.look([row], "e0", tmp_path)
+    assert (right, failures) == ({"conf.e2.accept_ra"}, {})
     assert {switch.name: switch.previous for switch in found} == {"conf.all.accept_ra": "1", "conf.e0/5.accept_ra": "1"}
     for switch in found:
         sysctl.write(switch, tmp_path)
     assert values(tmp_path, "conf/*/*") == accept_ra | {"conf/all/accept_ra": "2", "conf/e0.5/accept_ra": "2"}
-    assert sysctl.pending([row], "e0", tmp_path) == ([], {})
+    assert sysctl.look([row], "e0", tmp_path).pending == []
 
 
 @pytest.mark.parametrize(
@@ -327,14 +327,14 @@ def test_what_is_not_as_it_should_be_is_noted_and_set_and_the_rest_is_left(tmp_p
 def test_of_rp_filter_the_larger_value_counts(tmp_path: Path, of_all: str, own: str, changed: bool) -> None:
     (row,) = (row for row in TABLE if row.name.endswith("rp_filter"))
     switches(tmp_path, {"net/ipv4/conf/all/rp_filter": of_all, "net/ipv4/conf/e0/rp_filter": own})
-    found, _failures = sysctl.pending([row], "e0", tmp_path)
+    found, _right, _failures = sysctl.look([row], "e0", tmp_path)
     assert found == ([Switch("net.ipv4.conf.e0.rp_filter", own, "2", row.reason)] if changed else [])
 
 
 def test_a_switch_that_is_not_there_stops_no_other_and_is_said_with_what_to_do(tmp_path: Path) -> None:
     switches(tmp_path, {"net/there": "0"})
     rows = [Row("net/nosuch", "1", When.ALWAYS, "test"), Row("net/there", "1", When.ALWAYS, "test")]
-    found, failures = sysctl.pending(rows, "e0", tmp_path)
+    found, _right, failures = sysctl.look(rows, "e0", tmp_path)
     assert [switch.name for switch in found] == ["net.there"]
     assert list(failures) == ["net.nosuch"]
     assert "--no-sysctl" in failures["net.nosuch"]
@@ -352,7 +352,7 @@ FORWARDING = {"net.ipv4.ip_forward": "0", "net.ipv4.conf.all.accept_redirects": 
 
 def test_what_the_kernel_sets_along_is_noted_too(tmp_path: Path) -> None:
     switches(tmp_path, HARDENED)
-    found, _failures = sysctl.pending(TABLE[:1], "e0", tmp_path)
+    found, _right, _failures = sysctl.look(TABLE[:1], "e0", tmp_path)
     assert {switch.name: switch.previous for switch in found} == FORWARDING
     assert [switch.name for switch in found if switch.value is not None] == ["net.ipv4.ip_forward"]
 

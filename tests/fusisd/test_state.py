@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fusisd import state
-from fusisd.commands import AddDestination, AddService, Command, DeleteDestination, DeleteService
-from fusisd.errors import Conflict, Invalid, NotFound
+from fusisd.commands import (
+    AddDestination,
+    AddService,
+    CancelDrain,
+    Command,
+    DeleteDestination,
+    DeleteService,
+    UpdateDestination,
+    UpdateService,
+)
+from fusisd.errors import Conflict, Invalid, NotFound, Stale
 from fusisd.model import Intent
 from tests.fusisd.world import NAT, TUNNEL, at, web
 
@@ -73,3 +84,25 @@ def test_only_rows_that_differ_are_stored() -> None:
     before = after(AddService(web()), AddService(web("b", "tcp/10.0.0.2:80")))
     intent = state.apply(before, AddDestination("web", at(1)))
     assert set(state.changed(before, intent, {"web": None, "b": None})) == {"web"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        UpdateService(web(scheduler="wlc")),
+        UpdateDestination("web", at(1, weight=7)),
+        DeleteDestination("web", "d1"),
+        DeleteDestination("web", "d1", 5.0),
+        DeleteService("web"),
+        DeleteService("web", 5.0),
+        CancelDrain("web"),
+        CancelDrain("web", "d1"),
+    ],
+    ids=lambda command: f"{type(command).__name__} {getattr(command, 'drain_s', '')}",
+)
+def test_a_change_that_is_made_from_an_older_revision_is_refused(command: Command) -> None:
+    intent = after(AddService(web()), AddDestination("web", at(1)))
+    revision = intent.services["web"].revision
+    with pytest.raises(Stale, match="changed meanwhile"):
+        state.apply(intent, replace(command, revision=revision + 1))  # type: ignore[call-arg]
+    state.apply(intent, replace(command, revision=revision))  # type: ignore[call-arg]

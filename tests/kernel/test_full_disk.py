@@ -22,7 +22,7 @@ from tests.lab.fusis import Balancer
 from tests.lab.topology import VIP, Lab
 
 SWITCH = "net.ipv4.vs.expire_nodest_conn"
-RIGHT = "net.ipv4.vs.expire_quiescent_template"  # as it should be before fusisd starts, so that nothing is noted of it
+RIGHT = "net.ipv4.vs.expire_quiescent_template"  # as it should be before fusisd starts, so that nothing need be noted of it
 ROOM = 400  # more changes than a disk of 1 MiB has room for
 
 
@@ -129,10 +129,11 @@ def goes_on(lab: Lab, balancer: Balancer, backend: Backend) -> None:
     poll(lambda: web(lab) == before, what="a destination that was taken out to be put back")
     lab.lb1.run("ipvsadm", "-D", "-t", f"{VIP}:80")
     poll(lambda: web(lab) == before, what="a service that was deleted to be made again")
-    lab.lb1.run("sysctl", "-qw", f"{SWITCH}=0", f"{RIGHT}=0")  # what the second was cannot be noted now, so it stays
+    lab.lb1.run("sysctl", "-qw", f"{SWITCH}=0", f"{RIGHT}=0")
     lab.lb1.run("ip", "address", "delete", f"{VIP}/32", "dev", "eth0")
     poll(lambda: VIP in lab.lb1.run("ip", "-brief", "address", "show", "dev", "eth0"), what="the VIP to be put back")
     poll(lambda: lab.lb1.run("sysctl", "-n", SWITCH) == "1\n", what="the sysctl to be set again")
+    poll(lambda: lab.lb1.run("sysctl", "-n", RIGHT) == "1\n", what="the sysctl that was right at the start to be so again")
     poll(lambda: {ask(VIP, 80, "client") for _ in range(6)} == names, what="all three to answer again")
     assert balancer.status()["drift"] > drift
 

@@ -101,14 +101,13 @@ class Services:
 
     def delete_service(self, name: str, drain_s: float | None = None, now: bool = False) -> Change:
         """Remove it, when its connections have ended or at once."""
-        command = DeleteService(name, _limit(drain_s, now))
-        self._check_tag(name)
+        command = DeleteService(name, _limit(drain_s, now), self._revision(name))
         return Change([command], lambda after: _gone_or_draining(after, name))
 
     def cancel_service_drain(self, name: str) -> Change:
         """Take it back into service."""
-        self._check_tag(name)
-        return Change([CancelDrain(name)], lambda after: service_answer(service_view(after, name)))
+        command = CancelDrain(name, revision=self._revision(name))
+        return Change([command], lambda after: service_answer(service_view(after, name)))
 
     # Destinations.
 
@@ -147,14 +146,13 @@ class Services:
 
     def delete_destination(self, name: str, destination: str, drain_s: float | None = None, now: bool = False) -> Change:
         """Remove it, when its connections have ended or at once."""
-        command = DeleteDestination(name, destination, _limit(drain_s, now))
-        self._check_tag(name)
+        command = DeleteDestination(name, destination, _limit(drain_s, now), self._revision(name))
         return Change([command], lambda after: _gone_or_draining(after, name, destination))
 
     def cancel_destination_drain(self, name: str, destination: str) -> Change:
         """Take it back into service."""
-        self._check_tag(name)
-        return _destination_change(CancelDrain(name, destination), name, destination, created=False)
+        command = CancelDrain(name, destination, self._revision(name))
+        return _destination_change(command, name, destination, created=False)
 
     # Drains.
 
@@ -162,9 +160,9 @@ class Services:
         """What drains, and how far it is."""
         return answer(page("drains", objects.drains(self._core.snapshot()), lambda row: row, after, limit))
 
-    def _check_tag(self, name: str) -> None:
-        """The preconditions of a command that carries no revision."""
-        expected_revision(f"service {name}", _service(self._core.snapshot(), name).revision)
+    def _revision(self, name: str) -> int | None:
+        """The revision that the request is made from, for the core to hold against the one of the moment of the change."""
+        return expected_revision(f"service {name}", _service(self._core.snapshot(), name).revision)
 
 
 # Changes.
