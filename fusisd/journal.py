@@ -22,6 +22,9 @@ OPS_AT_ONCE = 50  # operations of one turn that are events of their own; of the 
 _SHOWN = ("service", "destination", "node", "who", "text", "cause")
 """What of an event its line in the log has, as key=value (logs.py)."""
 
+Moment = tuple[float, float]
+"""Seconds since 1970, and monotonic ones."""
+
 Place = tuple[str, str]
 """A service and one of its destinations, by name."""
 
@@ -35,14 +38,20 @@ class Journal:
         self.ring = Ring(epoch)
         self._ops = 0  # of this turn
 
-    def tell(self, kind: str, text: str, level: int = logging.INFO, **about: str) -> None:
-        """Something happened; `about` are fields of Event."""
-        ring = self.ring
-        event = Event(ring.epoch, ring.next_number, self._wall(), self._clock(), kind, text, level=level, **about)
+    def tell(
+        self, kind: str, text: str, level: int = logging.INFO, moment: Moment | None = None, **about: str
+    ) -> None:
+        """Something happened, at that moment or now; `about` are fields of Event."""
+        ring, (wall_s, at_s) = self.ring, moment or self._now()
+        event = Event(ring.epoch, ring.next_number, wall_s, at_s, kind, text, level=level, **about)
         ring.add(event)
         if log.isEnabledFor(level):
             told = [(name, value) for name in _SHOWN if (value := getattr(event, name))]
             log.log(level, " ".join([kind, *(f"{name}=%s" for name, _ in told)]), *(value for _, value in told))
+
+    def _now(self) -> Moment:
+        """For all of many things that are known together: to read two clocks for each may cost more than the rest of it."""
+        return self._wall(), self._clock()
 
     def nodes(self, before: Nodes, after: Nodes) -> None:
         """Each node that came, changed its status or address, or offers bad tags."""
@@ -64,7 +73,7 @@ class Journal:
     ) -> None:
         """Each check that came to another state, once for every destination that it is of; another reason for the same
         state is for the debug log."""
-        known: dict[CheckTarget, Health] = {}
+        known, moment = dict[CheckTarget, Health](), self._now()
         for check, found in changed:
             old, known[check] = known.get(check, before.get(check)), found
             was = old.state.value if old is not None else "unknown"
@@ -73,7 +82,7 @@ class Journal:
                 log.debug("check text=%s reason=%s", text, found.reason)
                 continue
             for service, destination in places.get(check, ()):
-                self.tell("health", text, service=service, destination=destination, cause=found.reason)
+                self.tell("health", text, moment=moment, service=service, destination=destination, cause=found.reason)
 
     def drift(self, service: str, key: object, seen: str) -> None:
         """Somebody else changed what is ours in the kernel."""
@@ -82,13 +91,14 @@ class Journal:
 
     def host(self, before: HostSeen, after: HostSeen, withdrawn: bool) -> None:
         """VIPs that came and went, what could not be made so on the host, and others' hands that were undone."""
+        moment = self._now()
         for vip in sorted(after.taken):
             self.tell("vip", f"{vip} is put back", logging.WARNING, cause="somebody took it away from the interface")
         for vip in sorted(after.vips - before.vips):
-            self.tell("vip", f"{vip} is on the interface", cause="a service has it")
+            self.tell("vip", f"{vip} is on the interface", moment=moment, cause="a service has it")
         for vip in sorted(before.vips - after.vips):
             cause = "this balancer is withdrawn" if withdrawn else "no service wants it there"
-            self.tell("vip", f"{vip} left the interface", cause=after.failures.get(f"vip {vip}", cause))
+            self.tell("vip", f"{vip} left the interface", moment=moment, cause=after.failures.get(f"vip {vip}", cause))
         if after.counts.get("nat_restored", 0) > before.counts.get("nat_restored", 0):
             self.tell("nat", "our chain is written anew", logging.WARNING, cause="somebody changed it, or the jump to it")
         for what, why in after.failures.items():
@@ -105,8 +115,9 @@ class Journal:
 
     def ops(self, made: Sequence[Op]) -> None:
         """Operations that the kernel carried out: each of a turn's first ones; `turned` says how many more."""
+        moment = self._now()
         for op in made[: max(0, OPS_AT_ONCE - self._ops)]:
-            self.tell("op", str(op), service=op.service, destination=op.destination, cause=op.reason)
+            self.tell("op", str(op), moment=moment, service=op.service, destination=op.destination, cause=op.reason)
         self._ops += len(made)
 
     def turned(self) -> None:
