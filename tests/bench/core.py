@@ -221,7 +221,9 @@ def library_load(intent: Intent) -> tuple[float, float]:
 
 
 def fresh_network() -> None:
-    """An empty table."""
+    """An empty table. The one before is emptied first: else the kernel does that meanwhile, under the same lock."""
+    with IPVS() as ipvs:
+        ipvs.flush()
     unshare_network()
     run(["ip", "link", "set", "lo", "up"], check=True)
 
