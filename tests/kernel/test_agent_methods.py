@@ -18,6 +18,7 @@ from fusisd.tags import parse_method
 from pyipvs import IPVS, Tunnel
 from tests.lab.backends import Backend
 from tests.lab.expect import ask, poll
+from tests.lab.fusis import AS_UNIT, NOBODY
 from tests.lab.netns import entered
 from tests.lab.topology import VIP, VIP6, Host, Lab
 
@@ -162,12 +163,10 @@ def test_the_unit_s_user_and_its_one_capability_are_enough(balancer: Lab, tmp_pa
     assert "AmbientCapabilities=CAP_NET_ADMIN\n" in unit
     server, home = balancer.servers[1], tmp_path / "state"
     home.mkdir()
-    os.chown(home, 65534, 65534)
+    os.chown(home, NOBODY, NOBODY)
     for parent in home.parents[:-2]:
         parent.chmod(0o755)
     before = state(server)
     code = BRING.format(path=str(home / "host.json"), vip=VIP, address=server.address, balancer=balancer.lb1.address)
-    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
-    user += ["--inh-caps=-all,+net_admin", "--ambient-caps=+net_admin", "--bounding-set=-all,+net_admin"]
-    assert server.run(*user, sys.executable, "-c", code).split("\n")[:2] == ["()", "()"]
+    assert server.run(*AS_UNIT, sys.executable, "-c", code).split("\n")[:2] == ["()", "()"]
     assert state(server) == before

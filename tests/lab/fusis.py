@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,10 @@ from tests.lab.expect import poll
 from tests.lab.topology import VIP, Host
 
 READY = "Listening and serving HTTP on :"
+NOBODY = 65534
+AS_UNIT = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs",
+           "--inh-caps=-all,+net_admin", "--ambient-caps=+net_admin", "--bounding-set=-all,+net_admin")  # fmt: skip
+"""As docs/fusis-agent.service runs it: nobody in particular, CAP_NET_ADMIN alone."""
 
 
 class Balancer:
@@ -122,15 +127,27 @@ class Balancer:
 class RealServer:
     """A backend and a fusis-agent on a host."""
 
-    def __init__(self, host: Host, home: Path, balancer: Balancer, service: str = "web", *options: str) -> None:
+    def __init__(
+        self,
+        host: Host,
+        home: Path,
+        balancer: Balancer,
+        service: str = "web",
+        *options: str,
+        family: socket.AddressFamily = socket.AF_INET,
+        as_unit: bool = False,
+    ) -> None:
+        """`family` is the backend's; `as_unit`: the agent runs as its systemd unit runs it."""
         self.host, self.home = host, home
-        self.backend = Backend(host)
+        self.backend = Backend(host, family=family)
         self.log = home / "agent.log"
         home.mkdir(parents=True, exist_ok=True)
         key = balancer.state_dir / "serf" / "key"
         self._command = [sys.executable, "-m", "fusisd.agent", "--balancer", balancer.host.address, "--key-file", str(key)]
         self._command += ["--service", service, "--port", "80", "--name", host.name, "--state-dir", str(home / "state")]
         self._command += options
+        if as_unit:
+            self._command = [*AS_UNIT, *self._command, "--key-file", str(_own_home(home, key))]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -178,6 +195,19 @@ class RealServer:
             self._process.wait(30)
         _end(self.home / "state" / "agent.pid")
         self.backend.stop()
+
+
+def _own_home(home: Path, key: Path) -> Path:
+    """A state directory that is the unit's user's, and a copy of the key that is."""
+    copied = home / "key"
+    copied.write_bytes(key.read_bytes())
+    copied.chmod(0o600)
+    (home / "state").mkdir(mode=0o700)
+    for path in (copied, home / "state"):
+        os.chown(path, NOBODY, NOBODY)
+    for parent in [home, *home.parents[:-2]]:
+        parent.chmod(0o755)
+    return copied
 
 
 def _end(pid_file: Path) -> None:
