@@ -137,7 +137,8 @@ def rows_for(purpose: When) -> tuple[Row, ...]:
 
 
 class Look(NamedTuple):
-    """What has to be noted and written, in this order; names of those that have their value; {row: why it was not read}."""
+    """What has to be noted and written, in this order; names of those that have the value that we
+    would write; {row: why it was not read}."""
 
     pending: list[Switch]
     right: set[str]
@@ -165,9 +166,9 @@ def _look_at(row: Row, path: Path, root: Path, seen: Look) -> None:
             return  # the interface went
         raise
     in_force = max(previous, _of_all(path)) if row.with_all else previous
-    if in_force == row.value:
+    if previous == row.value:
         seen.right.add(_name(path, root))
-    elif row.only_from in (None, in_force):
+    if in_force != row.value and row.only_from in (None, in_force):
         seen.pending.extend((*_disturbed(row, root), Switch(_name(path, root), previous, row.value, row.reason)))
 
 

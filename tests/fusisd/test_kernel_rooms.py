@@ -331,6 +331,14 @@ def test_of_rp_filter_the_larger_value_counts(tmp_path: Path, of_all: str, own: 
     assert found == ([Switch("net.ipv4.conf.e0.rp_filter", own, "2", row.reason)] if changed else [])
 
 
+def test_a_switch_that_is_right_by_that_of_all_alone_has_a_value_of_its_own_to_go_back_to(tmp_path: Path) -> None:
+    (row,) = (row for row in TABLE if row.name.endswith("accept_local"))
+    switches(tmp_path, {f"net/ipv4/conf/{name}/accept_local": value for name, value in (("all", "1"), ("e0", "0"))})
+    assert sysctl.look([row], "e0", tmp_path) == ([], set(), {})
+    switches(tmp_path, {"net/ipv4/conf/e0/accept_local": "1"})
+    assert sysctl.look([row], "e0", tmp_path) == ([], {"net.ipv4.conf.e0.accept_local"}, {})
+
+
 def test_a_switch_that_is_not_there_stops_no_other_and_is_said_with_what_to_do(tmp_path: Path) -> None:
     switches(tmp_path, {"net/there": "0"})
     rows = [Row("net/nosuch", "1", When.ALWAYS, "test"), Row("net/there", "1", When.ALWAYS, "test")]
