@@ -384,7 +384,7 @@ class Control:
         facts = {**self._facts, "serf_connected": not self._serf_problem, "checks": self._checks.figures}
         facts["path_checks"] = self._marks.shown(self._world)
         built, reasons = self._targets, self._applier.reasons()
-        told = (tuple(problems), self._counts, facts, built.counting, held, self._marks.services)
+        told = (tuple(problems), self._counts, facts, built.counting, held, self._marks.services, self._marks.range)
         known = views.Known(self._world, built.target, reasons, *told)
         self.snapshot = self._views.snapshot(known, self.snapshot.generation + 1, now_s)
 

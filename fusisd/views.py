@@ -22,9 +22,10 @@ from fusisd.mappings import changed
 from fusisd.model import Node, Service
 from fusisd.ports import DestinationView, KernelDestination, KernelService, KernelTable, ServiceView, Snapshot
 from fusisd.target import Target, TargetService, World
-from pyipvs import ServiceKey
+from pyipvs import Family, ServiceKey
 
 WITHDRAWN = "withdrawn: the VIPs are off this host until fusisctl withdraw --undo"
+STRANGERS = 10  # of services at our marks, that many are named: the rest is named when these are gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Known:
     """Why nothing is changed in the kernel at present; "" = it is."""
     hidden: Container[ServiceKey] = ()
     """Services that are ours and nobody's wish: those of path checks."""
+    kept: range = range(0)
+    """The firewall marks that are kept for these."""
 
 
 class Parts(NamedTuple):
@@ -241,7 +244,7 @@ def _status(known: Known, counts: Counts, now_s: float) -> dict[str, object]:
         **known.facts,
         "ok": not problems,
         "problems": problems,
-        "warnings": list(world.host.warnings),
+        "warnings": [*world.host.warnings, *_strangers(known)],
         "nodes": [_node(node, now_s) for node in world.nodes.values()],
         "withdrawn": world.withdrawn,
         "vips": sorted(world.host.vips),
@@ -252,6 +255,21 @@ def _status(known: Known, counts: Counts, now_s: float) -> dict[str, object]:
         "drains": [_drain(*key, drain, now_s) for key, drain in world.drains.items() if _still_drains(known, *key)],
         **counts.shown(),
     }
+
+
+def _strangers(known: Known) -> tuple[str, ...]:
+    """The sentence that names services at marks kept for path checks that are not noted as ours. A store that was lost
+    leaves them, and nothing tells them from what somebody else made: to delete them is the operator's to decide."""
+    keys = sorted(key for key in known.world.table if key.mark in known.kept and key not in known.world.owned)
+    if not keys:
+        return ()
+    named = ((key.mark, " -6" if key.family is Family.INET6 else "") for key in keys[:STRANGERS])
+    commands = "; ".join(f"ipvsadm -D -f {mark}{family}" for mark, family in named)
+    count = f"{len(keys)} services have" if len(keys) > 1 else "1 service has"
+    return (
+        f"{count} a firewall mark of those for path checks (--path-marks) and not noted as ours, as a lost store"
+        f" leaves them: left alone; when nobody else made them, {commands}",
+    )
 
 
 def _why(known: Known, now_s: float, service: str, destination: str | None) -> dict[str, object] | None:

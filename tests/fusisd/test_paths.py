@@ -14,7 +14,7 @@ from fusisd.inbox import Beginning, Committed, PathsNoted, ProbeChanged
 from fusisd.model import CheckKind, CheckSpec, CheckState, CheckTarget, Destination, Health, HostSeen, Intent, Path, Service
 from fusisd.notes import paths_of
 from fusisd.paths import INTERVAL_S, both, path_check, path_of, text_of
-from pyipvs import ForwardingMethod, ServiceKey, Tunnel, TunnelType
+from pyipvs import Family, ForwardingMethod, ServiceKey, Tunnel, TunnelType
 from tests.fusisd.world import NAT, ROUTE, TUNNEL, UP, VIP, WEB_KEY, Daemon, at, down, web
 
 TCP, DNS = CheckSpec(), CheckSpec(CheckKind.DNS, name="example.")
@@ -269,6 +269,23 @@ def test_no_more_marks_than_there_are() -> None:
     assert marks(daemon) == {5: ["10.0.0.11:0 route"]}
     assert daemon.weights() == {"10.0.0.11": 1, "10.0.0.12": 1}
     assert "--path-marks" in str(daemon.control.snapshot.status["path_checks"])
+
+
+def test_what_a_lost_store_left_at_our_marks_is_left_alone_and_named_with_the_command() -> None:
+    daemon = Daemon()
+    left = [ServiceKey.fwmark(FIRST), ServiceKey.fwmark(FIRST + 1, Family.INET6)]
+    for key in (*left, ServiceKey.fwmark(FIRST - 1)):
+        daemon.ipvs.add_service(key, scheduler="rr")
+    told(daemon, two())
+    assert marks(daemon).keys() == set(range(FIRST - 1, FIRST + 4)), "ours are at marks that nobody has"
+    (warning,) = daemon.control.snapshot.status["warnings"]  # type: ignore[misc]
+    assert warning.startswith("2 services have a firewall mark of those for path checks")
+    assert warning.endswith(f"ipvsadm -D -f {FIRST}; ipvsadm -D -f {FIRST + 1} -6")
+    for key in left:
+        daemon.ipvs.delete_service(key)
+    daemon.control.look()
+    daemon.turn()
+    assert daemon.control.snapshot.status["warnings"] == []
 
 
 def test_nothing_of_it_without_route_or_tunnel() -> None:
