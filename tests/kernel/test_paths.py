@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fusisd.agent import host as agent
+from fusisd.agent import prepare
+from fusisd.agent.config import ServiceConfig
+from fusisd.agent.record import RecordFile
+from pyipvs import ForwardingMethod, Tunnel, TunnelType
 from tests.lab.backends import backends
 from tests.lab.expect import ask, poll
 from tests.lab.fusis import Balancer
+from tests.lab.netns import entered
 from tests.lab.topology import VIP, VIP6, Host, Lab
 
 CHECK = {"kind": "tcp", "interval_s": 0.3}
@@ -43,10 +51,13 @@ def put_vip(host: Host, device: str = "lo") -> None:
     host.run("ip", "address", "add", f"{VIP}/32", "dev", device)
 
 
-def balance(balancer: Balancer, lab: Lab, method: str, vip: str = VIP, **more: Any) -> None:
-    body = {"name": "web", "address": vip, "port": 80, "protocol": "tcp", "check": {**CHECK, **more}}
+def balance(
+    balancer: Balancer, lab: Lab, method: str, vip: str = VIP, protocol: str = "tcp", tunnel: Any = None, **more: Any
+) -> None:
+    body = {"name": "web", "address": vip, "port": 80, "protocol": protocol, "check": {**CHECK, **more}}
     rows = {h.name: h.address6 if ":" in vip else h.address for h in lab.servers}
-    destinations = {name: {"address": address, "port": 80, "method": method} for name, address in rows.items()}
+    settings = {"port": 80, "method": method} | ({} if tunnel is None else {"tunnel": tunnel})
+    destinations = {name: {"address": address, **settings} for name, address in rows.items()}
     balancer.post("/v1/services", {**body, "destinations": destinations})
 
 
@@ -106,6 +117,73 @@ def test_by_tunnel_a_server_whose_device_is_down_gets_no_client(lab: Lab, balanc
         rs1.run("ip", "link", "set", "tunl0", "down")
         are(balancer, rs1="down", rs2="up", rs3="up")
 
+def test_by_gue_a_server_that_takes_no_such_packets_gets_no_client(
+    lab: Lab, balancer: Balancer, tmp_path: Path
+) -> None:
+    rs1, rs2, rs3 = lab.servers
+    with backends(lab.servers), contextlib.ExitStack() as stack:
+        for server in (rs1, rs3):
+            stack.enter_context(prepared(server, lab.lb1, tmp_path / f"{server.name}.json", TunnelType.GUE))
+        stack.enter_context(prepared(rs2, lab.lb1, tmp_path / "rs2.json", TunnelType.IPIP))
+        balance(balancer, lab, "tunnel", tunnel={"type": "gue", "port": 6080})
+        found = are(balancer, rs1="up", rs2="down", rs3="up")
+        assert "by tunnel" in found["rs2"][1]
+        assert {ask(VIP, 80, "client") for _ in range(8)} == {"rs1", "rs3"}
+
+
+@contextlib.contextmanager
+def prepared(server: Host, balancer: Host, record: Path, kind: TunnelType) -> Iterator[None]:
+    """A server as the agent makes it for this tunnel; afterwards it is as before."""
+    service = ServiceConfig("web", 80, ForwardingMethod.TUNNEL, Tunnel(kind, 6080 if kind is TunnelType.GUE else 0))
+    with entered(server.name):
+        there = agent.Host(RecordFile(record, agent.machine()))
+        steps = prepare.steps([(service, prepare.Vip(VIP, 80))], agent.place(server.address, balancer.address))
+        assert there.bring(steps) == ()
+    try:
+        yield
+    finally:
+        with entered(server.name):
+            assert there.bring(()) == ()
+
+
+def test_by_udp_the_answer_to_the_check_must_come_through_the_vip(lab: Lab, balancer: Balancer) -> None:
+    rs1, rs2, rs3 = lab.servers
+    put_vip(rs1)
+    put_vip(rs3)
+    with contextlib.ExitStack() as stack:
+        for server, addresses in ((rs1, (rs1.address, VIP)), (rs2, (rs2.address,)), (rs3, (rs3.address, VIP))):
+            for address in addresses:
+                stack.enter_context(echo(server, address))
+        balance(balancer, lab, "route", protocol="udp", kind="udp", send="70696e67", expect="70696e67")
+        found = are(balancer, rs1="up", rs2="down", rs3="up")
+        assert f"path check through the VIP {VIP}:80 by route" in found["rs2"][1]
+        put_vip(rs2)
+        stack.enter_context(echo(rs2, VIP))
+        are(balancer, rs1="up", rs2="up", rs3="up")
+
+
+@contextlib.contextmanager
+def echo(host: Host, address: str) -> Iterator[None]:
+    """Sends back at once what comes to this address (an answer has the address that was asked) by UDP, port 80."""
+    with entered(host.name):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((address, 80))
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):
+            while (datagram := sock.recvfrom(2048))[0]:
+                sock.sendto(*datagram)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        yield
+    finally:
+        sock.sendto(b"", (address, 80))  # to itself: the end
+        thread.join(5)
+        sock.close()
+
+
 def test_ipv6_needs_no_switch(lab: Lab, balancer: Balancer) -> None:
     rs1, _, rs3 = lab.servers
     for host in (rs1, rs3):
@@ -124,7 +202,7 @@ def test_the_hidden_services_outlive_us_are_found_again_and_removed_by_cleanup(l
         before = lab.lb1.run("ipvsadm", "-Sn")
         assert len(marked(lab.lb1)) == 6, "a service and a destination for each server"
         assert [row["Name"] for row in balancer.client().get("/services")] == ["web"]
-        assert balancer.client().get("/v1/foreign") == {"foreign": []}
+        assert balancer.client().get("/v1/foreign")["foreign"] == []
         assert balancer.status()["path_checks"] == {"services": 3, "not_checked": {}}
         balancer.kill()
         balancer.start()
@@ -162,6 +240,28 @@ def test_the_answer_is_let_in_only_where_it_comes_and_cleanup_shuts_the_door(lab
         balancer.stop()
         lab.lb1.run(*balancer.command(), "cleanup")
         assert switches(lab.lb1) == ["0", "1"]
+
+def test_after_the_store_was_lost_the_status_names_the_commands_that_delete_them(lab: Lab, balancer: Balancer) -> None:
+    for host in lab.servers:
+        put_vip(host)
+    with backends(lab.servers):
+        balance(balancer, lab, "route")
+        are(balancer, rs1="up", rs2="up", rs3="up")
+        balancer.kill()
+        for path in balancer.state_dir.glob("fusisd.db*"):
+            path.unlink()
+        before = lab.lb1.run("ipvsadm", "-Sn")
+        balancer.start()
+        (warning,) = balancer.status()["warnings"]
+        assert warning.startswith("3 services have a firewall mark of those for path checks")
+        assert lab.lb1.run("ipvsadm", "-Sn") == before, "none of it is ours any more"
+        lab.lb1.run("sh", "-c", warning.partition("made them, ")[2])
+        poll(lambda: balancer.status()["warnings"] == [], what="the warning to go")
+        assert marked(lab.lb1) == []
+    lab.lb1.run("ipvsadm", "-D", "-t", f"{VIP}:80")  # and what else was ours, for the next test
+    lab.lb1.run("ip", "address", "delete", f"{VIP}/32", "dev", "eth0")
+    lab.lb1.run("sysctl", "-qw", "net.ipv4.conf.eth0.accept_local=0")
+
 
 def test_where_no_answer_can_come_in_nobody_is_asked_and_that_is_said(lab: Lab, tmp_path: Path) -> None:
     with Balancer(lab.lb1, tmp_path / "lb1", "--serf", "off", "--no-sysctl") as balancer, backends(lab.servers):
