@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
@@ -40,7 +40,7 @@ from fusisd.kernel import addresses
 from fusisd.kernel.command import CommandError
 from fusisd.kernel.host import DryHost, HostPlumbing
 from fusisd.kernel.ipvs import IpvsKernel, may_change_networks
-from fusisd.model import CheckTarget, Health, HostSeen, Path
+from fusisd.model import CheckTarget, Health, Path
 from fusisd.notes import drains_of, paths_of
 from fusisd.routing import source_towards
 from fusisd.serf.client import MembersSeen as SerfMembers
@@ -120,9 +120,8 @@ class Daemon:
         host = self._host(stores)
         monitor = Monitor(self._probe, self._probe_changed, clock)
         beginning = stores.beginning
-        committer = Committer(
-            stores.intents, stores.local, self._store_call, beginning.intent, dict(beginning.drains), clock
-        )
+        intent, drains = beginning.intent, dict(beginning.drains)
+        committer = Committer(stores.intents, stores.local, self._store_call, intent, drains, clock)
         told = Told(committer.gone, committer.remember, committer.drained, committer.paths)
         epoch = f"{time.time_ns() // 1_000_000:x}"
         control = Control(kernel, host, monitor, clock, beginning, told, self._counts, Journal(clock, time.time, epoch))
@@ -141,13 +140,8 @@ class Daemon:
         stop = _stop_signal()  # before anybody is told that we are ready, and may tell us to end
         _ready(web)
         beat = heartbeat.beat(self._counts.lagging, clock)
-        jobs: list[Coroutine[Any, Any, None]] = [control.run(), committer.run(), beat, front.look_after()]
-        watched_s = systemd.watchdog_s()
-        jobs += [] if watched_s is None else [systemd.keep_alive(watched_s)]
-        jobs += [host.run()] if isinstance(host, HostPlumbing) else []
-        jobs += [self._serf(own)] if config.serf != "off" else []
         try:
-            await _until_stopped(jobs, stop)
+            await _until_stopped([control.run(), committer.run(), beat, front.look_after(), *self._others(host, own)], stop)
         finally:
             systemd.notify("STOPPING=1")
             bridge.close()
@@ -155,6 +149,15 @@ class Daemon:
             await monitor.close()
             self._store_call.close()
             log.info("stopped and left IPVS and VIPs and Serf as they are")
+
+    def _others(self, host: HostPlumbing | DryHost, own: list[str]) -> Iterator[Coroutine[Any, Any, None]]:
+        """What runs besides, as it was asked for."""
+        if (watched_s := systemd.watchdog_s()) is not None:
+            yield systemd.keep_alive(watched_s)
+        if isinstance(host, HostPlumbing):
+            yield host.run()
+        if self._config.serf != "off":
+            yield self._serf(own)
 
     async def _open_stores(self, own: list[str]) -> Stores:
         path = self._config.state_dir / STORE
@@ -196,8 +199,8 @@ class Daemon:
 
     def _host(self, stores: Stores) -> HostPlumbing | DryHost:
         if self._config.dry_run:
-            return DryHost(self._host_seen)
-        return HostPlumbing(self._config.iface, stores.local, self._store_call, self._host_seen, self._config.sysctls)
+            return DryHost(self._enter)
+        return HostPlumbing(self._config.iface, stores.local, self._store_call, self._enter, self._config.sysctls)
 
     def _made_front(self, bridge: Bridge, control: Control, own: list[str]) -> Front:
         loopback = ["127.0.0.1", "::1"] if socket.has_ipv6 and _has_address("::1") else ["127.0.0.1"]
@@ -278,9 +281,6 @@ class Daemon:
     def _enter(self, value: Any) -> None:
         if self._control is not None:
             self._control.enter(value)
-
-    def _host_seen(self, seen: HostSeen) -> None:
-        self._enter(seen)
 
     async def _probe(self, target: CheckTarget, timeout_s: float) -> str:
         return await probe(target, timeout_s, DIRECT if target.path is None else self._way(target.path))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -23,8 +22,7 @@ from fusisd.errors import FusisError, StartupError
 from fusisd.web.front import Front
 from tests.bench.attackers import unverified
 from tests.fusisd.dry import ROOT, Dry
-from tests.fusisd.test_web_tls import PEM, another
-from tests.fusisd.web_helpers import MemoryCore
+from tests.fusisd.web_helpers import PEM, MemoryCore, another
 from tests.lab.expect import poll
 
 WEB = {"Name": "web", "Host": "10.0.0.1", "Port": 80, "Protocol": "tcp", "Scheduler": "rr"}
@@ -35,14 +33,6 @@ def dry(tmp_path: Path) -> Iterator[Dry]:
     running = Dry(tmp_path)
     yield running
     running.close()
-
-
-@pytest.fixture
-def pem(tmp_path: Path) -> Path:
-    path = tmp_path / "one.pem"
-    shutil.copy(PEM, path)
-    path.chmod(0o600)
-    return path
 
 
 def certificate(dry: Dry) -> bytes:

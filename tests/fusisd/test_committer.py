@@ -302,6 +302,39 @@ def test_each_that_asks_at_once_gets_an_address_of_its_own(whole: Whole) -> None
     whole.run(scenario)
 
 
+def test_a_range_that_is_used_up_is_a_conflict_and_what_leaves_is_given_again(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        w.daemon.host.addresses = frozenset({"10.0.1.1"})
+        await w.committer.submit(AddService(web()), "test")
+        await w.committer.submit(SetGlobals(ranges=("10.0.1.0/29",)), "test")
+        asked = [web(f"s{n}", "tcp/0.0.0.0:80") for n in range(6)]
+        for service in asked[:5]:
+            await w.committer.submit(AddService(service), "test")
+        given = [service.key.address for name, service in w.daemon.control.intent.services.items() if name != "web"]
+        assert given == [f"10.0.1.{n}" for n in range(2, 7)], "neither the network's nor the broadcast nor the host's own"
+        with pytest.raises(Conflict, match="no VIP is free"):
+            await w.committer.submit(AddService(asked[5]), "test")
+        await w.committer.submit(DeleteService("s2"), "test")
+        await w.committer.submit(AddService(asked[5]), "test")
+        assert w.daemon.control.intent.services["s5"].key.address == "10.0.1.4"
+
+    whole.run(scenario)
+
+
+def test_when_all_of_a_range_answers_on_the_wire_it_is_said_and_nothing_is_promised(whole: Whole) -> None:
+    async def scenario(w: Whole) -> None:
+        await w.committer.submit(AddService(web()), "test")
+        await w.committer.submit(SetGlobals(ranges=("10.0.1.0/29",)), "test")
+        w.daemon.host.neighbours.update({f"10.0.1.{n}": "02:00:00:00:00:01" for n in range(1, 7)})
+        with pytest.raises(Conflict, match="no VIP is free"):
+            await w.committer.submit(AddService(web("any", "tcp/0.0.0.0:80")), "test")
+        w.daemon.host.neighbours.clear()
+        await w.committer.submit(AddService(web("any", "tcp/0.0.0.0:80")), "test")
+        assert w.daemon.control.intent.services["any"].key.address == "10.0.1.1"
+
+    whole.run(scenario)
+
+
 def test_now_cuts_what_serf_brought_even_while_it_drains(whole: Whole) -> None:
     async def scenario(w: Whole) -> None:
         await w.committer.submit(AddService(web()), "test")

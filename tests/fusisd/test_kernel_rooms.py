@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from fusisd.errors import Invalid
 from fusisd.kernel import announce, ethernet, events, firewall, nat, sysctl, xtables
 from fusisd.kernel.announce import AnnounceError, Announcer
 from fusisd.kernel.host import purposes
+from fusisd.kernel.ipvs import IpvsKernel
 from fusisd.kernel.sysctl import TABLE, Row, Switch, SysctlError, When
 from fusisd.model import HostWanted, Masquerade
-from pyipvs import Protocol
+from pyipvs import IPVS, Change, Failure, Protocol, Service, ServiceKey
+from pyipvs.testing import FakeKernel
 
 MAC = bytes.fromhex("020000000001")
 OTHER = bytes.fromhex("020000000002")
@@ -406,3 +409,23 @@ def test_too_few_conntrack_entries_are_said_with_the_figure(tmp_path: Path) -> N
     assert "about 100 new connections a second" in sysctl.conntrack_warning(tmp_path)
     switches(tmp_path, {"net/netfilter/nf_conntrack_max": "262144"})
     assert sysctl.conntrack_warning(tmp_path) == ""
+
+
+class Counting(IpvsKernel):
+    """Counts what is given to the kernel."""
+
+    calls = 0
+
+    def apply(self, changes: Sequence[Change]) -> Sequence[Failure]:
+        self.calls += 1
+        return super().apply(changes)
+
+
+def test_a_scheduler_that_loads_is_tried_once_and_one_that_does_not_each_time() -> None:
+    with IPVS(transport=FakeKernel(schedulers=["rr"])) as ipvs:
+        kernel, key = Counting(ipvs, None), ServiceKey.parse("tcp/10.0.0.1:80")
+        assert [kernel.can_load(Service(key, "rr")) for _ in range(3)] == ["", "", ""]
+        assert kernel.calls == 1
+        assert all("no such scheduler" in kernel.can_load(Service(key, "wlc")) for _ in range(2))
+        assert kernel.calls == 3, "its module may be installed meanwhile"
+        assert ipvs.services() == [], "nothing of the trial is left"

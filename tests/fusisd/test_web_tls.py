@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import socket
 import ssl
 import subprocess
@@ -21,20 +20,10 @@ from fusisd.web.entry import Entry
 from fusisd.web.server import UnixListener, WebServer
 from tests.bench.attackers import client_hello, unverified
 from tests.fusisd.test_web_attacks import BIG, attackers, big
-from tests.fusisd.web_helpers import GET, Client, ask, hello, port_of, serving
+from tests.fusisd.web_helpers import GET, PEM, Client, another, ask, hello, port_of, serving
 from tests.lab.expect import poll
 
-PEM = Path(__file__).with_name("web.test.pem")
 HELLO = client_hello()
-
-
-@pytest.fixture
-def pem(tmp_path: Path) -> Path:
-    """A certificate and its key that only we can read."""
-    path = tmp_path / "one.pem"
-    shutil.copy(PEM, path)
-    path.chmod(0o600)
-    return path
 
 
 def entry(pem: Path) -> Entry:
@@ -172,16 +161,6 @@ def test_nonsense_after_the_handshake_s_first_byte_ends_the_connection_alone(
 
 
 # Certificates.
-
-
-def another(pem: Path) -> None:
-    """Write another certificate over this one."""
-    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30"]
-    aside = pem.with_suffix(".new")
-    done = subprocess.run([*made, "-subj", "/CN=another", "-keyout", "-", "-out", "-"], capture_output=True, check=True)
-    aside.write_bytes(done.stdout)
-    aside.chmod(0o600)
-    aside.rename(pem)
 
 
 def shown(server: WebServer) -> bytes:

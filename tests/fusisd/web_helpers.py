@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from fusisd import state, target, why
@@ -20,6 +22,7 @@ from fusisd.ports import DestinationView, Foreseen, Reading, ServiceView, Snapsh
 from fusisd.web.entry import Entry
 from fusisd.web.server import Limits, Listener, TcpListener, WebServer
 
+PEM = Path(__file__).with_name("web.test.pem")
 TOKEN = "correct-horse-battery-staple"
 JSON = "application/json; charset=utf-8"
 X = Entry(host_names=frozenset({"x"}))
@@ -216,3 +219,13 @@ def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[b
 
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def another(pem: Path) -> None:
+    """Write another certificate over this one."""
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30"]
+    aside = pem.with_suffix(".new")
+    done = subprocess.run([*made, "-subj", "/CN=another", "-keyout", "-", "-out", "-"], capture_output=True, check=True)
+    aside.write_bytes(done.stdout)
+    aside.chmod(0o600)
+    aside.rename(pem)
