@@ -19,10 +19,11 @@ FIRST = 3
 
 
 def notify(state: str) -> None:
-    """`READY=1`, `STATUS=text`, `STOPPING=1` ..., to the socket that systemd names."""
+    """`READY=1`, `STATUS=text`, `STOPPING=1` ..., to the socket that systemd names. Never waits: the loop calls it."""
     path = os.environ.get("NOTIFY_SOCKET")
     if path:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
             sock.connect("\0" + path[1:] if path.startswith("@") else path)
             sock.send(state.encode())
 

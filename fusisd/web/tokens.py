@@ -86,7 +86,7 @@ class Tokens:
         return tuple(known for known in self._known if known.until_s is None or known.until_s > now)
 
     def rotate(self, overlap_s: float = 0.0) -> str:
-        """A new token; the others count for `overlap_s` more, at the most. Raises OSError: nothing was changed."""
+        """A new token; the others count for `overlap_s` more, at the most. Raises OSError: the old ones count on."""
         token = secrets.token_urlsafe(32)
         with self._lock:
             until_s = self._clock() + overlap_s

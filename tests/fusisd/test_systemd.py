@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fusisd.errors import StartupError
-from fusisd.systemd import passed_sockets, watchdog_s
+from fusisd.systemd import notify, passed_sockets, watchdog_s
 from fusisd.web.listeners import Passed, TcpListener, UnixListener, bind, chosen
 from tests.fusisd.dry import ROOT, Dry
 from tests.lab.expect import poll
@@ -84,6 +85,16 @@ def test_it_says_that_it_is_ready_that_it_goes_on_and_that_it_stops(
 )
 def test_the_watchdog_is_ours_or_none(environ: dict[str, str], seconds: float | None) -> None:
     assert watchdog_s(environ) == seconds
+
+
+def test_a_systemd_that_reads_nothing_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        told = threading.Thread(target=lambda: [notify("WATCHDOG=1") for _ in range(5000)], daemon=True)
+        told.start()
+        told.join(20)
+        assert not told.is_alive()
 
 
 def test_sockets_of_another_process_are_left_alone_and_no_child_sees_the_variables() -> None:

@@ -55,7 +55,7 @@ class TokensRoom:
         try:
             token = self._tokens.rotate(overlap_s)
         except OSError as error:
-            raise StoreError(f"the tokens cannot be written: {error.strerror}; nothing was changed") from None
+            raise StoreError(f"the tokens cannot be written: {error.strerror}; the old ones count on") from None
         fingerprint = self._tokens.valid()[0].fingerprint
         log.info("token rotated fingerprint=%s overlap_s=%.0f", fingerprint, overlap_s)
         told = answer({"token": token, "fingerprint": fingerprint, "overlap_s": overlap_s})
