@@ -117,24 +117,26 @@ def test_by_tunnel_a_server_whose_device_is_down_gets_no_client(lab: Lab, balanc
         rs1.run("ip", "link", "set", "tunl0", "down")
         are(balancer, rs1="down", rs2="up", rs3="up")
 
-def test_by_gue_a_server_that_takes_no_such_packets_gets_no_client(
-    lab: Lab, balancer: Balancer, tmp_path: Path
+@pytest.mark.parametrize("tunnel", [Tunnel(TunnelType.GUE, 6080), Tunnel(TunnelType.GRE)], ids=["gue", "gre"])
+def test_a_server_that_takes_no_packets_of_the_tunnel_s_kind_gets_no_client(
+    lab: Lab, balancer: Balancer, tmp_path: Path, tunnel: Tunnel
 ) -> None:
     rs1, rs2, rs3 = lab.servers
     with backends(lab.servers), contextlib.ExitStack() as stack:
         for server in (rs1, rs3):
-            stack.enter_context(prepared(server, lab.lb1, tmp_path / f"{server.name}.json", TunnelType.GUE))
-        stack.enter_context(prepared(rs2, lab.lb1, tmp_path / "rs2.json", TunnelType.IPIP))
-        balance(balancer, lab, "tunnel", tunnel={"type": "gue", "port": 6080})
+            stack.enter_context(prepared(server, lab.lb1, tmp_path / f"{server.name}.json", tunnel))
+        stack.enter_context(prepared(rs2, lab.lb1, tmp_path / "rs2.json", Tunnel()))
+        said = {"type": str(tunnel.type), **({"port": tunnel.port} if tunnel.port else {})}
+        balance(balancer, lab, "tunnel", tunnel=said)
         found = are(balancer, rs1="up", rs2="down", rs3="up")
         assert "by tunnel" in found["rs2"][1]
         assert {ask(VIP, 80, "client") for _ in range(8)} == {"rs1", "rs3"}
 
 
 @contextlib.contextmanager
-def prepared(server: Host, balancer: Host, record: Path, kind: TunnelType) -> Iterator[None]:
+def prepared(server: Host, balancer: Host, record: Path, tunnel: Tunnel) -> Iterator[None]:
     """A server as the agent makes it for this tunnel; afterwards it is as before."""
-    service = ServiceConfig("web", 80, ForwardingMethod.TUNNEL, Tunnel(kind, 6080 if kind is TunnelType.GUE else 0))
+    service = ServiceConfig("web", 80, ForwardingMethod.TUNNEL, tunnel)
     with entered(server.name):
         there = agent.Host(RecordFile(record, agent.machine()))
         steps = prepare.steps([(service, prepare.Vip(VIP, 80))], agent.place(server.address, balancer.address))
