@@ -17,6 +17,15 @@ from tests.lab.topology import Host, Lab, make_netns
 _IN_LAB = os.environ.get("LAB") in ("guest", "host")
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Every second file is the other half's, where tests/lab/halves.py runs two."""
+    half = os.environ.get("KERNEL_HALF")
+    if half is None or not collection_path.name.startswith("test_"):
+        return None
+    files = sorted(path.name for path in Path(__file__).parent.glob("test_*.py"))
+    return files.index(collection_path.name) % 2 != int(half) or None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if os.environ.get("LAB") == "host":  # what would disturb the host is for the guest alone
         dangerous = [item for item in items if item.get_closest_marker("guest_only")]
