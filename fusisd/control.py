@@ -222,7 +222,7 @@ class Control:
                 case HostSeen():
                     self.journal.host(self._world.host, value, self._world.withdrawn)
                     self._pending |= self.owned if self._world.host.vips != value.vips else frozenset()
-                    self._take(fold.host(self._world, value, self._targets.services))
+                    self._take(fold.host(self._world, value, self._host_wanted or HostWanted(), self._targets.services))
         if checks := dict(found):
             self.journal.health(self._world.health, found, self._targets.places(checks))
             self._take(fold.health(self._world, checks, self._targets.watchers(checks)))
@@ -353,8 +353,8 @@ class Control:
     def _tell_host(self) -> None:
         if self._targets.host != self._host_wanted:
             self._host_wanted = self._targets.host
-            self._world = replace(self._world, host=replace(self._world.host, settled=False))
-            self._host.want(self._targets.host)
+            self._world = fold.told_host(self._world, self._host_wanted)
+            self._host.want(self._host_wanted)
 
     def _tell_drained(self, now_s: float) -> None:
         """Have removed what has drained; told again when nothing came of it (the store could not be written)."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from fusisd import membership, target, targets
 from fusisd.admission import Policy
 from fusisd.inbox import Committed
-from fusisd.model import CheckTarget, Health, HostSeen
+from fusisd.model import CheckTarget, Health, HostSeen, HostWanted
 from fusisd.ports import KernelService
 from fusisd.target import TargetService, World
 from pyipvs import ServiceKey
@@ -51,9 +51,20 @@ def health(world: World, found: Mapping[CheckTarget, Health], watchers: set[str]
     return replace(world, health={**world.health, **found}), watchers
 
 
-def host(world: World, seen: HostSeen, services: Mapping[ServiceKey, TargetService]) -> Folded:
-    """What the host has."""
+def told_host(world: World, wanted: HostWanted) -> World:
+    """The host has another wish to work off. A masquerade rule that it leaves out counts as gone from here on, for the
+    host may take it away at any moment: a server that comes back meanwhile waits for it anew."""
+    return replace(world, host=replace(_wanted_rules(world.host, wanted), settled=False))
+
+
+def host(world: World, seen: HostSeen, wanted: HostWanted, services: Mapping[ServiceKey, TargetService]) -> Folded:
+    """What the host has, of what it was told last to have."""
+    seen = _wanted_rules(seen, wanted)
     return replace(world, host=seen), targets.touched_by_host(world.host, seen, services)
+
+
+def _wanted_rules(seen: HostSeen, wanted: HostWanted) -> HostSeen:
+    return replace(seen, masquerades=seen.masquerades & wanted.masquerades)
 
 
 def kernel(world: World, seen: Mapping[ServiceKey, KernelService | None]) -> Folded:

@@ -7,7 +7,7 @@ import errno
 
 from fusisd.applier import RETRY_S
 from fusisd.inbox import Beginning, Committed, MembersSeen, ProbeChanged, Refresh
-from fusisd.model import Destination, Intent
+from fusisd.model import CheckKind, CheckSpec, Destination, Intent
 from fusisd.ports import Snapshot
 from tests.fusisd.world import ALONE, UP, WEB_KEY, Daemon, alone, at, down, member, web
 
@@ -31,6 +31,20 @@ def test_a_command_a_node_and_a_death_reach_the_kernel() -> None:
     daemon.turn(MembersSeen((member(1, "failed"), member(2))))
     assert daemon.weights() == {"10.0.0.12": 1}
     daemon.turn(MembersSeen((member(1), member(2))), ProbeChanged(alone(1), UP))
+    assert daemon.weights() == {"10.0.0.11": 1, "10.0.0.12": 1}
+
+
+def test_a_server_that_comes_back_waits_for_its_masquerade_rule_anew() -> None:
+    """The host may just be taking the rule away: a connection at that moment would find no way back."""
+    back = member(1, tags={"role": "agent", "s:web": "80/nat/1"})
+    daemon = Daemon(Beginning(Intent({"web": web(check=CheckSpec(CheckKind.NONE, path_check=False))}, 1), OURS))
+    daemon.turn(MembersSeen((back, member(2))))
+    assert {row.address for row in daemon.host.wanted.masquerades} == {"10.0.0.11"}
+    for members in ((member(1, "failed"), member(2)), (back, member(2))):
+        daemon.control.enter(MembersSeen(members))
+        daemon.control.turn()  # and the host has not answered yet
+        assert daemon.weights() == {"10.0.0.12": 1}
+    daemon.turn()
     assert daemon.weights() == {"10.0.0.11": 1, "10.0.0.12": 1}
 
 

@@ -63,7 +63,7 @@ def balancer(lab: Lab) -> Iterator[Lab]:
     lab.lb1.run("ip", "address", "add", f"{VIP6}/128", "dev", "eth0", "nodad", "preferred_lft", "0")
     for server in lab.servers:
         server.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1", "net.ipv4.conf.default.rp_filter=1")
-        poll(lambda server=server: "tentative" not in server.run("ip", "-6", "address"), what="link-local addresses to settle")
+        poll(lambda server=server: "tentative" not in server.run("ip", "-6", "address"), what="link-local addresses")
     yield lab
 
 
