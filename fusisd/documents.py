@@ -36,6 +36,7 @@ from fusisd.fields import (
     words_of,
 )
 from fusisd.model import (
+    FORWARDING_METHODS,
     NAME_PATTERN,
     Announce,
     Destination,
@@ -45,7 +46,7 @@ from fusisd.model import (
     checked_address,
     checked_name,
 )
-from pyipvs import ForwardingMethod, ServiceFlags, ServiceKey, Timeouts, Tunnel, TunnelType
+from pyipvs import ServiceFlags, ServiceKey, Timeouts, Tunnel, TunnelType
 
 FILE_SCHEMA = 1
 """Of an exported file: counts up when an older fusisd could not read what a newer writes."""
@@ -107,7 +108,7 @@ DESTINATION_FIELDS: dict[str, Reader[Any]] = {
     "address": ADDRESS,
     "port": _PORT,
     "weight": whole(0, _MOST),
-    "method": one_of({str(method): method for method in ForwardingMethod}),
+    "method": one_of({str(method): method for method in FORWARDING_METHODS}),
     "upper_threshold": whole(0, 2**32 - 1),
     "lower_threshold": whole(0, 2**32 - 1),
     "tunnel": Reader(_decode_tunnel, _TUNNEL.schema),

@@ -24,6 +24,9 @@ _NAME = re.compile(NAME_PATTERN + r"\Z")
 # Every scheduler of net/netfilter/ipvs/ in Linux 6.1; "none" (no scheduler: drops) is left out on purpose.
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos")
 
+# What a destination may be asked for; the others of IPVS are the kernel's own doing.
+FORWARDING_METHODS = (ForwardingMethod.NAT, ForwardingMethod.ROUTE, ForwardingMethod.TUNNEL)
+
 MAX_WEIGHT = 65535  # the kernel takes 2^31-1, but wrr's and wlc's products overflow far below; keepalived allows 65535
 
 DestinationKey = tuple[str, int]
@@ -49,6 +52,8 @@ def checked_address(text: str, what: str = "address") -> str:
         raise Invalid(f"{what} {text!r} has a zone; IPVS knows none", what)
     if address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255":
         raise Invalid(f"{what} {text} must be a unicast address", what)
+    if address.version == 6 and address.is_link_local:  # ip_vs_new_dest() refuses it, and which link would it be on?
+        raise Invalid(f"{what} {text} is link-local; IPVS knows no link to reach it on", what)
     # As the kernel's tools write it: ipaddress and inet_ntop differ on IPv4-mapped IPv6 addresses.
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     return socket.inet_ntop(family, address.packed)

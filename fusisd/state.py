@@ -7,6 +7,7 @@ Does not: read a clock, the store or the kernel.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,8 +32,18 @@ from fusisd.commands import (
     UpdateService,
     Withdraw,
 )
+from fusisd.documents import decode_service, encode_service
 from fusisd.errors import Conflict, Invalid, NotFound, Refused, Stale
-from fusisd.model import SCHEDULERS, Destination, DestinationKey, Intent, Service, checked_name, checked_weight
+from fusisd.model import (
+    FORWARDING_METHODS,
+    SCHEDULERS,
+    Destination,
+    DestinationKey,
+    Intent,
+    Service,
+    checked_name,
+    checked_weight,
+)
 from pyipvs import ForwardingMethod, Protocol, ServiceFlags, ServiceKey
 
 _DRAIN_LIMIT_S = 86400.0
@@ -130,6 +141,8 @@ def cannot_forward(key: ServiceKey, destination: Destination) -> str:
     a tunnel can carry one address family inside the other.
     """
     method = destination.method
+    if method not in FORWARDING_METHODS:
+        return f"method {method} is the kernel's own: use {', '.join(map(str, FORWARDING_METHODS))}"
     if method is not ForwardingMethod.NAT and key.port and destination.port != key.port:
         return f"method {method} cannot change the port: use port {key.port}, or method nat"
     if method is not ForwardingMethod.TUNNEL and (":" in destination.address) != (key.family is pyipvs.Family.INET6):
@@ -170,8 +183,13 @@ def _checked_service(service: Service) -> Service:
     checked_name(service.name)
     if service.scheduler not in SCHEDULERS:
         raise Invalid(f"scheduler {service.scheduler!r} is unknown; one of {' '.join(SCHEDULERS)}", "scheduler")
+    if service.key.address is not None and ipaddress.ip_address(service.key.address).is_loopback:
+        raise Invalid(f"address {service.key.address} is loopback, which no client reaches", "address")
     if ServiceFlags.ONE_PACKET in service.flags and service.key.protocol not in (Protocol.UDP, None):
         raise Invalid("flag one_packet is for UDP: other protocols need a connection", "flags")
+    if service.persistence_engine == "sip" and service.key.protocol not in (Protocol.UDP, None):
+        # ip_vs_sip_fill_param() refuses every packet that is not UDP, and ip_vs_sched_persist() then drops it
+        raise Invalid("persistence_engine sip is for UDP: IPVS would drop every connection", "persistence_engine")
     try:
         kernel_service(service)
     except ValueError as error:
@@ -183,7 +201,8 @@ def _checked_destination(service: Service, destination: Destination) -> Destinat
     checked_name(destination.name)
     checked_weight(destination.weight)
     if problem := cannot_forward(service.key, destination):
-        raise Invalid(problem, "port" if "port" in problem else "address")
+        field = "port" if "port" in problem else "address" if "families" in problem else "method"
+        raise Invalid(problem, field)
     try:
         kernel_destination(destination)
     except ValueError as error:
@@ -222,14 +241,29 @@ def _draining_still(deleted: Service | None) -> dict[str, Destination]:
 
 
 def _adopt(intent: Intent, key: ServiceKey, service: Service | None) -> Intent:
-    """As it stands in the kernel: nothing is checked that only a service of our own making must fulfil."""
+    """As it stands in the kernel: weights, schedulers and names need not be what an operator may ask for."""
     if service is None:
         raise NotFound(f"there is no service {key} in the kernel that is not ours")
     checked_name(service.name)
     if service.name in intent.services:
         raise Conflict(f"service {service.name} exists as {intent.services[service.name].key}; adopt by another name")
     _check_key(intent, service)
+    if problem := _cannot_keep(service):
+        raise Conflict(f"{key} cannot be adopted as it is: {problem}; change that in the kernel first")
     return _with(intent, service.name, service)
+
+
+def _cannot_keep(service: Service) -> str:
+    """Why what somebody else made could not be written down, read again at our next start and made again by us (raw netlink
+    can ask for more than IPVS makes sense of); "" when it could."""
+    try:
+        read = decode_service(service.name, encode_service(service))
+    except Invalid as error:
+        return str(error)
+    if read != service:
+        return "it has settings that fusisd does not know"
+    named = ((name, cannot_forward(service.key, one)) for name, one in service.destinations.items())
+    return next((f"destination {name}: {problem}" for name, problem in named if problem), "")
 
 
 def _update_service(intent: Intent, service: Service, revision: int | None) -> Intent:

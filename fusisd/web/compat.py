@@ -16,11 +16,20 @@ from bottle import HTTPResponse, request
 
 from fusisd.commands import AddDestination, AddService, Command, DeleteDestination, DeleteService
 from fusisd.errors import Invalid, NotFound
-from fusisd.model import SCHEDULERS, Destination, Service, checked_address, checked_name, checked_port, checked_weight
+from fusisd.model import (
+    FORWARDING_METHODS,
+    SCHEDULERS,
+    Destination,
+    Service,
+    checked_address,
+    checked_name,
+    checked_port,
+    checked_weight,
+)
 from fusisd.ports import Core, DestinationView, ServiceView, Snapshot
 from fusisd.web import body
 from fusisd.web.errors import BadBody, MissingFields
-from pyipvs import ForwardingMethod, Protocol, ServiceKey
+from pyipvs import Protocol, ServiceKey
 
 JSON_TYPE = "application/json; charset=utf-8"
 IGNORED_HEADER = "X-Fusis-Ignored-Keys"
@@ -38,9 +47,7 @@ FIELD_NAMES: Mapping[str, str] = {
 }
 """The model's words for fields, and this dialect's."""
 
-_METHODS = {
-    str(method): method for method in (ForwardingMethod.NAT, ForwardingMethod.ROUTE, ForwardingMethod.TUNNEL)
-}
+_METHODS = {str(method): method for method in FORWARDING_METHODS}
 _PROTOCOLS = {str(protocol): protocol for protocol in Protocol}
 _SERVICE_KEYS = frozenset({"name", "host", "port", "protocol", "scheduler", "destinations"})
 _DESTINATION_KEYS = frozenset({"name", "host", "port", "weight", "mode", "service_id"})

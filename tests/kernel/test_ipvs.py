@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from pyipvs import (
     IPVS,
@@ -23,6 +24,7 @@ from pyipvs import (
 )
 from pyipvs.const import Command
 from pyipvs.writer import name_service
+from tests.fusisd.limits import Asked, asked, carry_out, taken
 from tests.lab.netns import unshare_network
 from tests.lab.topology import Host
 from tests.pyipvs.conformance import *  # noqa: F403 - the tests of the contract
@@ -184,3 +186,11 @@ def test_a_service_that_goes_after_the_first_message_of_its_destinations_is_not_
         buffers.receive = late
         with pytest.raises(ServiceNotFound):
             ipvs.destinations(WEB)
+
+
+@settings(max_examples=200, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@given(asked())
+def test_what_the_door_of_fusisd_takes_this_kernel_takes(ipvs: IPVS, pair: Asked) -> None:
+    made = taken(*pair)
+    if made is not None:
+        carry_out(ipvs, *made)

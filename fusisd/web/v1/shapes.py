@@ -173,7 +173,7 @@ FOREIGN = shape(
         "persistence_engine": or_null(TEXT),
         "destinations": {
             "type": "array",
-            "items": shape({**_PLACE, "method": _METHOD, "weight": _WEIGHT, **_CONNECTIONS}),
+            "items": shape({**_PLACE, "method": TEXT, "weight": _WEIGHT, **_CONNECTIONS}),
         },
     }
 )
