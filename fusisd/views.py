@@ -260,7 +260,8 @@ def _status(known: Known, counts: Counts, now_s: float) -> dict[str, object]:
 def _strangers(known: Known) -> tuple[str, ...]:
     """The sentence that names services at marks kept for path checks that are not noted as ours. A store that was lost
     leaves them, and nothing tells them from what somebody else made: to delete them is the operator's to decide."""
-    keys = sorted(key for key in known.world.table if key.mark in known.kept and key not in known.world.owned)
+    marked = (key for key in known.world.table if key.mark is not None)  # `None in range` looks at the whole range
+    keys = sorted(key for key in marked if key.mark in known.kept and key not in known.world.owned)
     if not keys:
         return ()
     named = ((key.mark, " -6" if key.family is Family.INET6 else "") for key in keys[:STRANGERS])

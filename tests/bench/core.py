@@ -3,8 +3,8 @@
 In the lab guest, on real IPVS, in one process: control with the real kernel port, and host and checks that are told and do
 nothing, so that what is timed is the core. Each shape in a network namespace of its own. Figures: start with the table
 present (read, target, plan, first snapshot); a turn that changes nothing; from one observed change to the kernel changed;
-the same for a command, with the store's share apart; 1000 destinations changing health at once; the full build beside
-pyipvs' own load of the same table; resident memory; the longest turn.
+the same for a command, with the store's share apart; from somebody's hand on the kernel to its repair; 1000 destinations
+changing health at once; the full build beside pyipvs' own load of the same table; resident memory; the longest turn.
 Does not: speak HTTP or Serf.
 """
 
@@ -39,6 +39,9 @@ from tests.lab.netns import unshare_network
 REACTIONS = 200
 COMMANDS = 1000
 AT_ONCE = 1000
+REPAIRS = 40
+HIDDEN_REPAIRS = 3
+REPAIR_LIMIT_S = 300.0
 LIMIT_MS = 100.0
 CHECK = CheckSpec(path_check=False)  # nobody is there to be asked through a VIP
 
@@ -148,7 +151,8 @@ class Bench:
         before = self.control.snapshot.status["ops"]
         self.control.enter(ProbeChanged(check, found))
         self.control.turn()
-        assert self.control.snapshot.status["ops"] == before + 1, "nothing was changed"
+        ops = self.control.snapshot.status["ops"]
+        assert ops == before + 1, f"{address} {known}: {ops} operations after {before}"
         took = self.control._counts.reactions_s[-1]
         self.settle()
         return took
@@ -161,6 +165,36 @@ class Bench:
             self.control.enter(ProbeChanged(check, Health(CheckState.DOWN, time.monotonic(), "refused")))
         longest = self.settle()
         return time.perf_counter() - began, longest
+
+    def repairs(self) -> tuple[list[float], list[float]]:
+        """Somebody deletes a destination of ours, or gives it a threshold (which /proc/net/ip_vs does not show): seconds
+        until the kernel has it as it was, of each sort."""
+        return asyncio.run(self._repairs())
+
+    async def _repairs(self) -> tuple[list[float], list[float]]:
+        task = asyncio.ensure_future(self.control.run())
+        gone, odd = list[float](), list[float]()
+        for number in range(REPAIRS):
+            key = self.intent.services[f"s{number * 7 % self.shape.services}"].key
+            one = self.ipvs.destinations(key)[0].destination
+            await asyncio.sleep(number * 0.37 % 1)  # at another moment of the second each time
+            self.ipvs.delete_destination(key, one)
+            gone.append(await self._repaired(key, one))
+            if number < HIDDEN_REPAIRS:
+                self.ipvs.update_destination(key, replace(one, upper_threshold=9))
+                odd.append(await self._repaired(key, one))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return gone, odd
+
+    async def _repaired(self, key: ServiceKey, one: Any) -> float:
+        """Seconds until the destination is as it was."""
+        began = time.perf_counter()
+        while all(row.destination != one for row in self.ipvs.destinations(key)):
+            if time.perf_counter() - began > REPAIR_LIMIT_S:
+                raise AssertionError(f"{one} of {key} was not repaired")
+            await asyncio.sleep(0.01)
+        return time.perf_counter() - began
 
     def commands(self, directory: Path) -> tuple[list[float], list[float]]:
         """Weights set by commands: seconds from submit to answer besides the store's, and the store's."""
@@ -249,6 +283,7 @@ def measure(shape: Shape) -> None:
     gc.freeze()  # as the daemon does once it has started
     idle = sorted(clocked(bench.control.turn) for _ in range(50))
     reactions = [bench.reaction(number) for number in range(REACTIONS)]
+    gone, odd = bench.repairs()
     at_once, longest_then = bench.many_at_once()
     with tempfile.TemporaryDirectory() as directory:
         commands, stored = bench.commands(Path(directory))
@@ -261,6 +296,8 @@ def measure(shape: Shape) -> None:
         ("observed change to kernel", spread(reactions)),
         ("command to kernel but the store", spread(commands)),
         ("its store", spread(stored)),
+        ("somebody's deletion to repair", spread(gone)),
+        ("somebody's threshold to repair", spread(odd)),
         (f"{AT_ONCE} checks fail at once", f"{at_once:.3f} s, longest turn {longest_then * 1e3:.1f} ms"),
         ("resident memory", f"{memory:.1f} MB"),
     ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.lab.fusis import Balancer
 from tests.lab.netns import entered
 from tests.lab.topology import VIP, VIP6, Host, Lab
 
+Reply = Callable[[bytes], bytes]
 CHECK = {"kind": "tcp", "interval_s": 0.3}
 QUIET = ("sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.all.arp_announce=2")
 
@@ -148,25 +150,42 @@ def prepared(server: Host, balancer: Host, record: Path, tunnel: Tunnel) -> Iter
             assert there.bring(()) == ()
 
 
-def test_by_udp_the_answer_to_the_check_must_come_through_the_vip(lab: Lab, balancer: Balancer) -> None:
+def echoed(asked: bytes) -> bytes:
+    return asked
+
+
+def resolved(asked: bytes) -> bytes:
+    """The query, answered with an A record (RFC 1035): QR and RA set, and a pointer to the question's name."""
+    record = struct.pack(">HHHIH4B", 0xC00C, 1, 1, 60, 4, 192, 0, 2, 1)
+    return asked[:2] + struct.pack(">5H", 0x8180, 1, 1, 0, 0) + asked[12:] + record
+
+
+@pytest.mark.parametrize(
+    ("reply", "check"),
+    [(echoed, {"kind": "udp", "send": "70696e67", "expect": "70696e67"}), (resolved, {"kind": "dns", "name": "a.example."})],
+    ids=["udp", "dns"],
+)
+def test_by_udp_the_answer_to_the_check_must_come_through_the_vip(
+    lab: Lab, balancer: Balancer, reply: Reply, check: dict[str, Any]
+) -> None:
     rs1, rs2, rs3 = lab.servers
     put_vip(rs1)
     put_vip(rs3)
     with contextlib.ExitStack() as stack:
         for server, addresses in ((rs1, (rs1.address, VIP)), (rs2, (rs2.address,)), (rs3, (rs3.address, VIP))):
             for address in addresses:
-                stack.enter_context(echo(server, address))
-        balance(balancer, lab, "route", protocol="udp", kind="udp", send="70696e67", expect="70696e67")
+                stack.enter_context(answering(server, address, reply))
+        balance(balancer, lab, "route", protocol="udp", **check)
         found = are(balancer, rs1="up", rs2="down", rs3="up")
         assert f"path check through the VIP {VIP}:80 by route" in found["rs2"][1]
         put_vip(rs2)
-        stack.enter_context(echo(rs2, VIP))
+        stack.enter_context(answering(rs2, VIP, reply))
         are(balancer, rs1="up", rs2="up", rs3="up")
 
 
 @contextlib.contextmanager
-def echo(host: Host, address: str) -> Iterator[None]:
-    """Sends back at once what comes to this address (an answer has the address that was asked) by UDP, port 80."""
+def answering(host: Host, address: str, reply: Reply) -> Iterator[None]:
+    """Answers what comes to this address (an answer has the address that was asked) by UDP, port 80."""
     with entered(host.name):
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind((address, 80))
@@ -174,7 +193,7 @@ def echo(host: Host, address: str) -> Iterator[None]:
     def answer() -> None:
         with contextlib.suppress(OSError):
             while (datagram := sock.recvfrom(2048))[0]:
-                sock.sendto(*datagram)
+                sock.sendto(reply(datagram[0]), datagram[1])
 
     thread = threading.Thread(target=answer)
     thread.start()
@@ -243,17 +262,29 @@ def test_the_answer_is_let_in_only_where_it_comes_and_cleanup_shuts_the_door(lab
         lab.lb1.run(*balancer.command(), "cleanup")
         assert switches(lab.lb1) == ["0", "1"]
 
-def test_after_the_store_was_lost_the_status_names_the_commands_that_delete_them(lab: Lab, balancer: Balancer) -> None:
+@pytest.mark.parametrize("lost", ["gone", "damaged"])
+def test_after_the_store_was_lost_the_status_names_the_commands_that_delete_them(
+    lab: Lab, balancer: Balancer, lost: str
+) -> None:
     for host in lab.servers:
         put_vip(host)
     with backends(lab.servers):
         balance(balancer, lab, "route")
         are(balancer, rs1="up", rs2="up", rs3="up")
         balancer.kill()
+        before = lab.lb1.run("ipvsadm", "-Sn")
         for path in balancer.state_dir.glob("fusisd.db*"):
             path.unlink()
-        before = lab.lb1.run("ipvsadm", "-Sn")
-        balancer.start()
+        if lost == "gone":
+            balancer.start()
+        else:
+            (balancer.state_dir / "fusisd.db").write_bytes(b"no database, and long enough to be taken for one" * 99)
+            balancer.spawn()
+            poll(lambda: "--recover-store" in balancer.log.read_text(), what="the start to be refused")
+            balancer.stop()
+            assert lab.lb1.run("ipvsadm", "-Sn") == before
+            balancer.start("--recover-store")
+            assert (balancer.state_dir / "fusisd.db.damaged-1").exists()
         (warning,) = balancer.status()["warnings"]
         assert warning.startswith("3 services have a firewall mark of those for path checks")
         assert lab.lb1.run("ipvsadm", "-Sn") == before, "none of it is ours any more"

@@ -53,14 +53,14 @@ class Balancer:
         words = [sys.executable, "-m", "fusisd", "--iface", "eth0", "--state-dir", str(self.state_dir)]
         return [*words, "--socket", str(self.socket), *self._options]
 
-    def spawn(self) -> None:
-        """Start it, and do not wait."""
+    def spawn(self, *more: str) -> None:
+        """Start it, with `more` options this time, and do not wait."""
         self._offset = self.log.stat().st_size if self.log.exists() else 0
-        self._process = self.host.popen(*self.command(), log=self.log)
+        self._process = self.host.popen(*self.command(), *more, log=self.log)
 
-    def start(self) -> None:
-        """Start it and wait until it says that it is ready."""
-        self.spawn()
+    def start(self, *more: str) -> None:
+        """Start it, with `more` options this time, and wait until it says that it is ready."""
+        self.spawn(*more)
         poll(lambda: self._said(READY), 60, f"fusisd on {self.host.name} to be ready")
 
     def kill(self) -> None:
