@@ -86,7 +86,8 @@ class HostPort(Protocol):
         this host's own gives "", too. Raises FusisError when it cannot be asked."""
 
     async def own(self) -> frozenset[str]:
-        """The addresses that this host has, other than VIPs that we put there. Raises FusisError."""
+        """The addresses that this host has, other than VIPs that we put there, and the first and broadcast addresses of its
+        networks: none of them may be given away. Raises FusisError."""
 
 
 class ChecksPort(Protocol):

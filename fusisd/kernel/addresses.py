@@ -8,6 +8,7 @@ Does not: know which addresses are ours (vips.py does).
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,18 @@ def present() -> dict[str, frozenset[str]]:
             if "local" in row:
                 found.setdefault(row["local"], set()).add(link["ifname"])  # as inet_ntop writes it
     return {address: frozenset(ifaces) for address, ifaces in found.items()}
+
+
+def ends() -> frozenset[str]:
+    """The first and the broadcast address of each of the host's IPv4 networks, and the first of each IPv6 one (the routers'
+    anycast address, RFC 4291 2.6.1): a range of VIPs inside such a network must not give them away. Raises CommandError."""
+    found = set[str]()
+    for row in (row for link in _links([]) for row in link.get("addr_info", []) if "local" in row):
+        network = ipaddress.ip_interface(f"{row['local']}/{row['prefixlen']}").network
+        if network.num_addresses > 2:  # a /31 or /127 has only hosts (RFC 3021, RFC 6164)
+            found.add(str(network.network_address))
+            found |= {str(network.broadcast_address)} if network.version == 4 else set()
+    return frozenset(found)
 
 
 def primary(iface: str) -> list[str]:

@@ -39,15 +39,15 @@ class Vips:
         return (wanted & self._there.keys()) - self.ours
 
     async def own(self) -> frozenset[str]:
-        """Every address of the host that we did not put there, now. Raises FusisError.
+        """Every address of the host that we did not put there, and those that are no host's in its networks, now. Raises
+        FusisError.
 
         What is ours is read before and after: a VIP that comes or goes meanwhile is in one of both."""
         before = await self._store_call(self._local.owned, "vip")
         there = await self._call(addresses.present)
         noted = {*before.items(), *(await self._store_call(self._local.owned, "vip")).items()}
-        return frozenset(
-            address for address, ifaces in there.items() if not any((address, iface) in noted for iface in ifaces)
-        )
+        own = (address for address, ifaces in there.items() if not any((address, iface) in noted for iface in ifaces))
+        return await self._call(addresses.ends) | frozenset(own)
 
     async def look(self) -> None:
         """See what is there and what is noted as ours. Raises FusisError."""

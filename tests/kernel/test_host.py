@@ -139,6 +139,7 @@ def test_for_an_address_of_this_host_nobody_else_answers(lan: Lab, tmp_path: Pat
         assert [await at.plumbing.answers(own) for own in (VIP, lan.lb1.address, "127.0.0.1")] == ["", "", ""]
         assert await at.plumbing.own() >= {lan.lb1.address, lan.lb1.address6, "127.0.0.1"}
         assert VIP not in await at.plumbing.own(), "it was put there"
+        assert await at.plumbing.own() >= {"10.1.0.0", "10.1.0.255", "fd00:1::"}, "no host's: not to be given away"
 
     plumbed(lan.lb1, tmp_path / "notes", scenario)
 
