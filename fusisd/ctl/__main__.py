@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         token = keys.secret(options.token_file) if options.token_file else None
-        status: int = options.run(Client(options.socket, options.url, token), options)
+        status: int = options.run(Client(options.socket, options.url, token, options.ca_file), options)
     except CtlError as error:
         render.complain(str(error))
         return error.status
@@ -48,7 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--socket", type=Path, default=Path("/run/fusisd/fusisd.sock"), metavar="PATH", help="(default %(default)s)"
     )
-    parser.add_argument("--url", metavar="URL", help="http://HOST:8000 instead of the socket")
+    parser.add_argument("--url", metavar="URL", help="http://HOST:8000 or https:// instead of the socket")
+    parser.add_argument(
+        "--ca-file", type=Path, metavar="FILE", help="PEM of authorities to believe with https:// (default: this machine's)"
+    )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="bearer token for changes through --url")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for noun in (standing, doctor, events, services, destinations, drains, files, whole, keys, tokens):

@@ -8,9 +8,10 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import urllib.parse
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fusisd.errors import FusisError
 
@@ -54,10 +55,11 @@ class _UnixConnection(http.client.HTTPConnection):
 class Client:
     """One daemon."""
 
-    def __init__(self, unix: Path, url: str | None = None, token: str | None = None) -> None:
-        """`url` (http://HOST[:PORT]) instead of the socket; `token` for changes through it. Raises CtlError."""
+    def __init__(self, unix: Path, url: str | None = None, token: str | None = None, ca_file: Path | None = None) -> None:
+        """`url` (http://HOST[:PORT], https://...) instead of the socket; `token` for changes through it; `ca_file` (PEM)
+        has whom to believe that a certificate is the host's, None: this machine's authorities. Raises CtlError."""
         self._unix, self._where = unix, url or str(unix)
-        self._peer = _host_and_port(url) if url else None
+        self._peer = _Peer.of(url, ca_file) if url else None
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def get(self, path: str) -> Any:
@@ -93,8 +95,7 @@ class Client:
 
     def _asked(self, method: str, path: str, document: object, limit_s: float | None) -> tuple[int, bytes]:
         limit_s = limit_s or (LIMIT_S if method == "GET" else CHANGE_LIMIT_S)
-        unix = _UnixConnection(self._unix, limit_s)
-        connection = http.client.HTTPConnection(*self._peer, limit_s) if self._peer else unix
+        connection = self._peer.connection(limit_s) if self._peer else _UnixConnection(self._unix, limit_s)
         body = None if document is None else json.dumps(document, separators=(",", ":")).encode("ascii")
         headers = self._headers if body is None else {**self._headers, "Content-Type": "application/json"}
         try:
@@ -110,19 +111,43 @@ class Client:
         """What went wrong, with what helps."""
         if isinstance(error, PermissionError):
             return "you may not use it; run fusisctl as root"
+        if verdict := getattr(error, "verify_message", None):  # ssl.SSLCertVerificationError
+            return f"its certificate is not believed: {verdict}; --ca-file FILE names whom to believe"
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return f"{why}; is it running there?" if self._peer else f"{why}; is it running? (systemctl status fusisd)"
 
 
-def _host_and_port(url: str) -> tuple[str, int]:
+class _Peer(NamedTuple):
+    """A daemon on the network; with `tls` it must prove its name."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+
+    @classmethod
+    def of(cls, url: str, ca_file: Path | None) -> _Peer:
+        """Raises CtlError."""
+        try:
+            parts = urllib.parse.urlsplit(url)
+            host, port = parts.hostname, parts.port or PORT
+        except ValueError:  # a port that is none, an address with half its brackets
+            host, port = None, 0
+        if host is None or parts.scheme not in ("http", "https") or parts.path not in ("", "/"):
+            raise CtlError(f"--url {url!r} must be http://HOST[:PORT] or https://HOST[:PORT]", 2)
+        return cls(host, port, _believing(ca_file) if parts.scheme == "https" else None)
+
+    def connection(self, limit_s: float) -> http.client.HTTPConnection:
+        """A connection that is not open yet."""
+        if self.tls is None:
+            return http.client.HTTPConnection(self.host, self.port, limit_s)
+        return http.client.HTTPSConnection(self.host, self.port, timeout=limit_s, context=self.tls)
+
+
+def _believing(ca_file: Path | None) -> ssl.SSLContext:
     try:
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname, parts.port or PORT
-    except ValueError:  # a port that is none, an address with half its brackets
-        host, port = None, 0
-    if host is None or parts.scheme != "http" or parts.path not in ("", "/"):
-        raise CtlError(f"--url {url!r} must be http://HOST[:PORT]", 2)
-    return host, port
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one: a file without a certificate
+        raise CtlError(f"--ca-file {ca_file}: {error.strerror or error}", 2) from None
 
 
 def place(service: str, destination: str | None = None) -> str:

@@ -54,6 +54,24 @@ def test_tls_beside_plain_http_with_a_certificate_that_changes(dry: Dry, pem: Pa
     poll(lambda: certificate(dry) != before, what="the changed certificate is shown")
 
 
+def test_fusisctl_by_https_believes_only_whom_it_was_told(
+    dry: Dry, pem: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    another(pem, "127.0.0.1")
+    dry.start(dry.command("--tls-cert", str(pem), "--tls-key", str(pem)))
+    words = ["--url", f"https://127.0.0.1:{dry.port}", "--token-file", str(dry.state_dir / "token")]
+    add = ["service", "add", "web", "--address", "10.0.0.1", "--port", "80"]
+    assert main([*words, *add]) == 1
+    said = capsys.readouterr().err
+    assert "its certificate is not believed: self-signed certificate; --ca-file FILE" in said
+    assert main([*words, "--ca-file", str(pem), *add]) == 0
+    assert dry.ask("GET", "/services/web")[0] == 200
+    assert main([words[0], words[1].replace("127.0.0.1", "localhost"), "--ca-file", str(pem), "status"]) == 1
+    assert "not valid for 'localhost'" in capsys.readouterr().err
+    assert main([*words, "--ca-file", str(tmp_path / "none"), "status"]) == 2
+    assert f"--ca-file {tmp_path / 'none'}: No such file" in capsys.readouterr().err
+
+
 def test_sighup_reads_the_certificate_again_and_does_not_end_us(dry: Dry, pem: Path) -> None:
     dry.start(dry.command("--tls-cert", str(pem), "--tls-key", str(pem)))
     assert "certificate reloaded" not in dry.log.read_text()

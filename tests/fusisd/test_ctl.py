@@ -254,10 +254,10 @@ def test_a_url_where_nothing_listens_is_named(ctl: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("url", ["https://h", "h:8000", "http://", "http://h:99999", "http://[::1", "http://h/services"])
+@pytest.mark.parametrize("url", ["ftp://h", "h:8000", "http://", "http://h:99999", "http://[::1", "http://h/services"])
 def test_a_wrong_url_is_wrong_usage(ctl: Any, url: str) -> None:
     status, _, error = ctl("--url", url, "status")
-    assert (status, error) == (2, f"fusisctl: --url {url!r} must be http://HOST[:PORT]\n")
+    assert (status, error) == (2, f"fusisctl: --url {url!r} must be http://HOST[:PORT] or https://HOST[:PORT]\n")
 
 
 def test_a_wrong_word_is_wrong_usage(ctl: Any) -> None:

@@ -221,11 +221,12 @@ def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[b
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def another(pem: Path) -> None:
-    """Write another certificate over this one."""
+def another(pem: Path, address: str = "127.0.0.2") -> None:
+    """Write another certificate over this one, which believes itself, for this address."""
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30"]
     aside = pem.with_suffix(".new")
-    done = subprocess.run([*made, "-subj", "/CN=another", "-keyout", "-", "-out", "-"], capture_output=True, check=True)
+    named = ["-subj", "/CN=another", "-addext", f"subjectAltName=IP:{address}"]
+    done = subprocess.run([*made, *named, "-keyout", "-", "-out", "-"], capture_output=True, check=True)
     aside.write_bytes(done.stdout)
     aside.chmod(0o600)
     aside.rename(pem)
