@@ -17,6 +17,7 @@ from fusisd import state
 from fusisd.commands import AddService, Adopt, Command, DeleteDestination, One, Pause, SetGlobals, Together, UpdateService
 from fusisd.control import Control
 from fusisd.errors import Conflict, FusisError, Invalid, NotFound, Unavailable
+from fusisd.limits import kernel_service
 from fusisd.model import Destination, Intent, Service, checked_name
 from fusisd.ports import HostPort, KernelService
 from pyipvs import ServiceKey
@@ -118,7 +119,7 @@ class Door:
         if self._foreign(service.key) is not None:
             raise Conflict(f"{service.key} is in the kernel already and not ours: adopt it, or delete it there first")
         try:
-            wanted = state.kernel_service(service)
+            wanted = kernel_service(service)
         except ValueError:
             return  # state.apply says what is wrong, and which field
         try:

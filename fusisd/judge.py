@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import pyipvs
 from fusisd.drains import TABLE, Drain, DrainKey, Phase, sight_of, wake_s
+from fusisd.limits import cannot_forward, kernel_destination
 from fusisd.model import (
     CheckKind,
     CheckSpec,
@@ -41,7 +42,6 @@ from fusisd.model import (
 from fusisd.nodes import DRAINS
 from fusisd.paths import path_check
 from fusisd.ports import KernelDestination
-from fusisd.state import cannot_forward, kernel_destination
 from pyipvs import ForwardingMethod, Protocol, ServiceKey
 
 LINGER_S = 30.0  # established TCP connections get this long at weight 0 before their failed destination is deleted

@@ -1,19 +1,17 @@
 """Intent and how commands change it: pure, so that every rule of the door can be tested without a daemon.
 
 `apply` is the only way that intent changes. What can be known from intent alone is refused here (names and keys unique,
-what IPVS cannot do); what needs the kernel (a foreign service with that key) is refused by the committer, who sees it.
+what limits.py knows); what needs the kernel (a foreign service with that key) is refused by the committer, who sees it.
 Does not: read a clock, the store or the kernel.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 
-import pyipvs
 from fusisd.commands import (
     AddDestination,
     AddService,
@@ -32,19 +30,10 @@ from fusisd.commands import (
     UpdateService,
     Withdraw,
 )
-from fusisd.documents import decode_service, encode_service
 from fusisd.errors import Conflict, Invalid, NotFound, Refused, Stale
-from fusisd.model import (
-    FORWARDING_METHODS,
-    SCHEDULERS,
-    Destination,
-    DestinationKey,
-    Intent,
-    Service,
-    checked_name,
-    checked_weight,
-)
-from pyipvs import ForwardingMethod, Protocol, ServiceFlags, ServiceKey
+from fusisd.limits import cannot_forward, cannot_keep, checked_destination, checked_service
+from fusisd.model import Destination, DestinationKey, Intent, Service, checked_name
+from pyipvs import ServiceKey
 
 _DRAIN_LIMIT_S = 86400.0
 _WithinService = DeleteService | AddDestination | UpdateDestination | DeleteDestination | CancelDrain
@@ -134,89 +123,8 @@ def destination_of(command: One) -> str | None:
     return None
 
 
-def cannot_forward(key: ServiceKey, destination: Destination) -> str:
-    """Why IPVS could not forward this service to this destination; "" when it can.
-
-    Port and family rules of net/netfilter/ipvs/ip_vs_ctl.c and ip_vs_xmit.c: only NAT rewrites the packet's port, and only
-    a tunnel can carry one address family inside the other.
-    """
-    method = destination.method
-    if method not in FORWARDING_METHODS:
-        return f"method {method} is the kernel's own: use {', '.join(map(str, FORWARDING_METHODS))}"
-    if method is not ForwardingMethod.NAT and key.port and destination.port != key.port:
-        return f"method {method} cannot change the port: use port {key.port}, or method nat"
-    if method is not ForwardingMethod.TUNNEL and (":" in destination.address) != (key.family is pyipvs.Family.INET6):
-        where = f"the VIP {key.address}" if key.address else str(key)
-        return f"{destination.address} and {where} are of different families: only method tunnel can join them"
-    return ""
-
-
-def kernel_service(service: Service) -> pyipvs.Service:
-    """The service as the kernel should have it.
-
-    Schedulers sh and mh get their fallback flag: without it a client whose destination drains is refused
-    (kubernetes#139497). Raises ValueError, which `checked` makes Invalid.
-    """
-    flags = service.flags
-    if service.scheduler in ("sh", "mh"):
-        flags |= ServiceFlags.SH_FALLBACK
-    return pyipvs.Service(
-        service.key, service.scheduler, flags, service.persistence_s, service.netmask, service.persistence_engine
-    )
-
-
-def kernel_destination(destination: Destination, weight: int | None = None) -> pyipvs.Destination:
-    """The destination as the kernel should have it, with this weight instead of its own. Raises ValueError."""
-    return pyipvs.Destination(
-        destination.address,
-        destination.port,
-        destination.weight if weight is None else weight,
-        destination.method,
-        destination.upper_threshold,
-        destination.lower_threshold,
-        destination.tunnel,
-    )
-
-
-def _checked_service(service: Service) -> Service:
-    """Raises Invalid for what the kernel would refuse, or take and then drop traffic for."""
-    checked_name(service.name)
-    if service.scheduler not in SCHEDULERS:
-        raise Invalid(f"scheduler {service.scheduler!r} is unknown; one of {' '.join(SCHEDULERS)}", "scheduler")
-    if service.key.address is not None and ipaddress.ip_address(service.key.address).is_loopback:
-        raise Invalid(f"address {service.key.address} is loopback, which no client reaches", "address")
-    if ServiceFlags.ONE_PACKET in service.flags and service.key.protocol not in (Protocol.UDP, None):
-        raise Invalid("flag one_packet is for UDP: other protocols need a connection", "flags")
-    if service.persistence_engine == "sip" and service.key.protocol not in (Protocol.UDP, None):
-        # ip_vs_sip_fill_param() refuses every packet that is not UDP, and ip_vs_sched_persist() then drops it
-        raise Invalid("persistence_engine sip is for UDP: IPVS would drop every connection", "persistence_engine")
-    try:
-        kernel_service(service)
-    except ValueError as error:
-        raise Invalid(str(error), _blamed(str(error), ("persistence", "netmask", "scheduler", "port"), "flags")) from None
-    return service
-
-
-def _checked_destination(service: Service, destination: Destination) -> Destination:
-    checked_name(destination.name)
-    checked_weight(destination.weight)
-    if problem := cannot_forward(service.key, destination):
-        field = "port" if "port" in problem else "address" if "families" in problem else "method"
-        raise Invalid(problem, field)
-    try:
-        kernel_destination(destination)
-    except ValueError as error:
-        raise Invalid(str(error), _blamed(str(error), ("tunnel", "threshold", "address", "port"), "address")) from None
-    return destination
-
-
-def _blamed(sentence: str, fields: Iterable[str], otherwise: str) -> str:
-    """The field that a sentence of pyipvs speaks of."""
-    return next((field for field in fields if field in sentence), otherwise)
-
-
 def _add_service(intent: Intent, service: Service) -> Intent:
-    service = replace(_checked_service(service), drain_s=None)
+    service = replace(checked_service(service), drain_s=None)
     existing = intent.services.get(service.name)
     if existing is not None and existing.drain_s is None:
         if settings(existing) != settings(service):
@@ -248,22 +156,9 @@ def _adopt(intent: Intent, key: ServiceKey, service: Service | None) -> Intent:
     if service.name in intent.services:
         raise Conflict(f"service {service.name} exists as {intent.services[service.name].key}; adopt by another name")
     _check_key(intent, service)
-    if problem := _cannot_keep(service):
+    if problem := cannot_keep(service):
         raise Conflict(f"{key} cannot be adopted as it is: {problem}; change that in the kernel first")
     return _with(intent, service.name, service)
-
-
-def _cannot_keep(service: Service) -> str:
-    """Why what somebody else made could not be written down, read again at our next start and made again by us (raw netlink
-    can ask for more than IPVS makes sense of); "" when it could."""
-    try:
-        read = decode_service(service.name, encode_service(service))
-    except Invalid as error:
-        return str(error)
-    if read != service:
-        return "it has settings that fusisd does not know"
-    named = ((name, cannot_forward(service.key, one)) for name, one in service.destinations.items())
-    return next((f"destination {name}: {problem}" for name, problem in named if problem), "")
 
 
 def _update_service(intent: Intent, service: Service, revision: int | None) -> Intent:
@@ -273,7 +168,7 @@ def _update_service(intent: Intent, service: Service, revision: int | None) -> I
     kept = replace(service, revision=existing.revision, **had)  # type: ignore[arg-type]
     if kept == existing:
         return intent
-    _check_key(intent, _checked_service(kept))
+    _check_key(intent, checked_service(kept))
     for destination in kept.destinations.values():
         if problem := cannot_forward(kept.key, destination):
             raise Invalid(f"destination {destination.name}: {problem}", "address")
@@ -330,7 +225,7 @@ def _update_destination(service: Service, destination: Destination) -> Service:
 
 
 def _put_destination(service: Service, destination: Destination, places: Places | None = None) -> Service:
-    _checked_destination(service, destination)
+    checked_destination(service, destination)
     key, there = destination.key, service.destinations.values()
     holder = next((one.name for one in there if one.key == key), None) if places is None else places.get(key)
     if holder not in (None, destination.name):

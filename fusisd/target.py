@@ -16,6 +16,7 @@ import pyipvs
 from fusisd.admission import Policy
 from fusisd.drains import Drain, DrainKey
 from fusisd.judge import UNKNOWN, Candidate, Judged, Verdict, candidates, judge, masquerade
+from fusisd.limits import kernel_service
 from fusisd.membership import Nodes
 from fusisd.model import (
     Announce,
@@ -34,7 +35,6 @@ from fusisd.model import (
 )
 from fusisd.paths import both
 from fusisd.ports import KernelDestination, KernelService, KernelTable
-from fusisd.state import kernel_service
 from pyipvs import ForwardingMethod, ServiceKey
 
 

@@ -14,8 +14,8 @@ from fusisd.kernel import addresses, firewall, nat, neighbours, sysctl
 from fusisd.kernel.doctor import Asked, Facts
 from fusisd.kernel.ipvs import IpvsKernel
 from fusisd.kernel.sysctl import When
+from fusisd.limits import kernel_service
 from fusisd.model import Service
-from fusisd.state import kernel_service
 
 
 async def look(asked: Asked) -> Facts:

@@ -9,7 +9,7 @@ Does not: decide (the core does), check who may write (the app does).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bottle import HTTPResponse, request
@@ -26,9 +26,10 @@ from fusisd.model import (
     checked_port,
     checked_weight,
 )
-from fusisd.ports import Core, DestinationView, ServiceView, Snapshot
+from fusisd.ports import Core, DestinationView, ServiceView
 from fusisd.web import body
 from fusisd.web.errors import BadBody, MissingFields
+from fusisd.web.kept import KeptList, Views
 from pyipvs import Protocol, ServiceKey
 
 JSON_TYPE = "application/json; charset=utf-8"
@@ -59,9 +60,9 @@ class Compat:
     """The routes of this room over one core."""
 
     def __init__(self, core: Core) -> None:
-        """Keeps the last rendered list, since most readers ask again before anything has changed."""
+        """The core is asked anew for each request."""
         self._core = core
-        self._rendered: tuple[Snapshot, bytes] | None = None
+        self._list = KeptList(lambda view: compact(service_json(view)), _listed, b"[", b"]\n")
 
     def routes(self) -> list[tuple[str, str, Callable[..., object]]]:
         """Method, path and handler of each route."""
@@ -76,12 +77,7 @@ class Compat:
 
     def list_services(self) -> object:
         """All services of the kernel, foreign ones with the name ""."""
-        snapshot = self._core.snapshot()
-        rendered = self._rendered
-        if rendered is None or rendered[0] is not snapshot:
-            rendered = (snapshot, render([service_json(view) for view in snapshot.services if not view.draining]))
-            self._rendered = rendered
-        return json_response(rendered[1])
+        return json_response(self._list.whole(self._core.snapshot().services))
 
     def show_service(self, name: str) -> object:
         """One service of ours."""
@@ -124,9 +120,18 @@ class Compat:
 # Rendering.
 
 
+def compact(value: object) -> bytes:
+    """JSON as Go's encoder writes it, without the newline at its end."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
 def render(value: object) -> bytes:
     """JSON as Go's encoder writes it: compact, a newline at the end."""
-    return json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n"
+    return compact(value) + b"\n"
+
+
+def _listed(views: Views) -> Iterator[ServiceView]:
+    return (view for view in views if not view.draining)
 
 
 def json_response(data: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> HTTPResponse:

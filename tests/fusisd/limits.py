@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fusisd import state
 from fusisd.commands import AddDestination, AddService, Command
 from fusisd.errors import Refused
+from fusisd.limits import kernel_destination, kernel_service
 from fusisd.model import MAX_WEIGHT, SCHEDULERS, Destination, Intent, Service
 from pyipvs import IPVS, ForwardingMethod, Tunnel, TunnelType
 from tests.fusisd.strategies import services
@@ -55,9 +56,9 @@ def taken(service: Service, destination: Destination) -> tuple[Service, Destinat
 
 def carry_out(ipvs: IPVS, service: Service, destination: Destination | None) -> None:
     """As the plan would; raises what the kernel or pyipvs says against it."""
-    ipvs.add_service(state.kernel_service(service))
+    ipvs.add_service(kernel_service(service))
     try:
         if destination is not None:
-            ipvs.add_destination(service.key, state.kernel_destination(destination))
+            ipvs.add_destination(service.key, kernel_destination(destination))
     finally:
         ipvs.delete_service(service.key)

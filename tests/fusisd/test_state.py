@@ -18,6 +18,7 @@ from fusisd.commands import (
     UpdateService,
 )
 from fusisd.errors import Conflict, Invalid, NotFound, Stale
+from fusisd.limits import cannot_forward
 from fusisd.model import Intent
 from tests.fusisd.world import NAT, TUNNEL, at, web
 
@@ -66,11 +67,11 @@ def test_what_cannot_be_is_refused_and_names_the_culprit(command: Command, error
 
 def test_only_nat_changes_ports_and_only_a_tunnel_joins_families() -> None:
     key = web().key
-    assert not state.cannot_forward(key, at(1, port=8080, method=NAT))
+    assert not cannot_forward(key, at(1, port=8080, method=NAT))
     six = at(1)
     six = type(six)("six", "fd00::1", 80, method=NAT)
-    assert "tunnel" in state.cannot_forward(key, six)
-    assert not state.cannot_forward(key, type(six)("six", "fd00::1", 80, method=TUNNEL))
+    assert "tunnel" in cannot_forward(key, six)
+    assert not cannot_forward(key, type(six)("six", "fd00::1", 80, method=TUNNEL))
 
 
 def test_a_name_that_no_operator_gave_is_kept_out_until_it_is_added() -> None:

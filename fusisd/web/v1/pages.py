@@ -20,6 +20,13 @@ PAGED: dict[str, Reader[Any]] = {"after": text, "limit": in_query(whole(1, MOST)
 """The query of a collection."""
 
 
+def cut(rows: Iterable[tuple[str, T]], after: str = "", limit: int | None = None) -> tuple[list[tuple[str, T]], str | None]:
+    """Of the rows (each with its name) those that come after a name, at most `limit` (None: all), and `next`."""
+    left = sorted((row for row in rows if row[0] > after), key=lambda row: row[0])
+    chosen = left if limit is None else left[:limit]
+    return chosen, chosen[-1][0] if len(chosen) < len(left) else None
+
+
 def page(
     member: str,
     rows: Iterable[tuple[str, T]],
@@ -27,7 +34,6 @@ def page(
     after: str = "",
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """The rows (each with its name) that come after a name, at most `limit` (None: all), under the key `member`."""
-    left = sorted((row for row in rows if row[0] > after), key=lambda row: row[0])
-    chosen = left if limit is None else left[:limit]
-    return {member: [shown(row) for _, row in chosen], "next": chosen[-1][0] if len(chosen) < len(left) else None}
+    """The page of these rows, under the key `member`."""
+    chosen, following = cut(rows, after, limit)
+    return {member: [shown(row) for _, row in chosen], "next": following}

@@ -19,12 +19,15 @@ from fusisd.errors import Conflict, Invalid, NotFound
 from fusisd.fields import Reader, Schema, seconds
 from fusisd.model import Destination, Intent, Service
 from fusisd.ports import Core, DestinationView, ServiceView, Snapshot
-from fusisd.web.compat import json_response, render
+from fusisd.web.compat import compact, json_response, render
+from fusisd.web.kept import KeptList
 from fusisd.web.v1 import changes, objects, shapes
 from fusisd.web.v1.asked import JSON, MERGE_PATCH, etag, expected_revision
 from fusisd.web.v1.objects import Document
-from fusisd.web.v1.pages import PAGED, page
+from fusisd.web.v1.pages import PAGED, cut, page
 from fusisd.web.v1.routes import SWITCH, Body, Change, Route, in_query
+
+_HEAD, _TAIL = b'{"services":[', b'],"next":%s}\n'  # as `pages.page` has it, with the rows rendered already
 
 
 class Services:
@@ -33,6 +36,7 @@ class Services:
     def __init__(self, core: Core) -> None:
         """The core is asked anew for each request."""
         self._core = core
+        self._list = KeptList(lambda view: compact(objects.shown_service(view)), objects.in_order, _HEAD, _TAIL % b"null")
 
     def routes(self) -> list[Route]:
         """What can be asked."""
@@ -63,8 +67,12 @@ class Services:
 
     def list_services(self, after: str = "", limit: int | None = None) -> object:
         """Services of ours."""
-        views = objects.by_name(self._core.snapshot())
-        return answer(page("services", views.items(), objects.shown_service, after, limit))
+        views = self._core.snapshot().services
+        if not after and limit is None:
+            return json_response(self._list.whole(views))
+        chosen, following = cut(((view.name, view) for view in objects.in_order(views)), after, limit)
+        rows = b",".join([self._list.row(view) for _, view in chosen])
+        return json_response(b"".join([_HEAD, rows, _TAIL % compact(following)]))
 
     def show_service(self, name: str) -> object:
         """One service."""
