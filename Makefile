@@ -6,7 +6,7 @@ FUZZ_S ?= 300
 LAB := $(PYTHON) -m tests.lab.run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf bench-metrics bench-discovery bench-page bench-start attack fuzz soak clean
+.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf bench-metrics bench-discovery bench-page bench-start bench-api attack fuzz soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -66,6 +66,10 @@ bench-page: setup ## what 100 open status pages cost, here on a fake kernel: two
 
 bench-start: setup ## how long fusisd takes from its start to serving: five seconds
 	@$(PYTHON) -m tests.bench.start
+
+bench-api: setup ## what 50 readers and 20 writers get of the API, beside plain Bottle on cheroot and the disk: two minutes
+	@tests/bench/setup
+	@$(PYTHON) -m tests.bench.api
 
 attack: setup ## hostile clients on the HTTP front, plain and TLS, and what a good one notices: a quarter of an hour (slowhttptest too, where it is installed)
 	@$(PYTHON) -m tests.bench.attack

@@ -69,6 +69,8 @@ def _wanted_rules(seen: HostSeen, wanted: HostWanted) -> HostSeen:
 
 def kernel(world: World, seen: Mapping[ServiceKey, KernelService | None]) -> Folded:
     """Services as they were read from the kernel, None for one that is not there."""
+    if not seen:
+        return world, set()
     table: dict[ServiceKey, KernelService] = dict(world.table)
     for key, service in seen.items():
         if service is None:

@@ -103,7 +103,9 @@ class Views:
             else:
                 self._own.update({name: self._own_view(parts.services[name], known, now_s) for name in names})
             self._parts = parts
-            self._views = (*(row.view for row in self._own.values()), *(view for _, view in self._foreign.values()))
+            views = (*(row.view for row in self._own.values()), *(view for _, view in self._foreign.values()))
+            if len(views) != len(self._views) or any(map(operator.is_not, views, self._views)):
+                self._views = views  # else the very same, so that readers keep what they made of them
         counts = known.counts.copy()
         tell_why = partial(_why, known, now_s)
         return Snapshot(generation, now_s, self._views, world.intent, lambda: _status(known, counts, now_s), tell_why)

@@ -144,17 +144,32 @@ def test_a_deleted_service_leaves_the_kernel_and_is_not_ours_any_more() -> None:
     assert daemon.host.wanted.vips == frozenset()
 
 
-def test_a_foreign_service_is_shown_without_a_name() -> None:
-    daemon = Daemon()
-    daemon.ipvs.add_service("tcp/10.0.0.1:80", scheduler="rr")
+def refreshed(daemon: Daemon) -> Snapshot:
+    """What a reader gets who finds the published snapshot too old."""
 
-    async def refreshed() -> Snapshot:
+    async def ask() -> Snapshot:
         waiter: asyncio.Future[Snapshot] = asyncio.get_running_loop().create_future()
         daemon.control.enter(Refresh(waiter))
         daemon.control.turn()
         return await waiter
 
-    (view,) = asyncio.run(refreshed()).services
+    return asyncio.run(ask())
+
+
+def test_while_nothing_changes_the_views_are_the_very_same_so_that_readers_keep_what_they_made_of_them() -> None:
+    daemon = serving(1, 2)
+    before = refreshed(daemon).services
+    daemon.clock.now_s += 5  # the kernel is looked at
+    assert refreshed(daemon).services is before
+    daemon.ipvs.add_service("tcp/10.0.0.9:80")
+    after = refreshed(daemon).services
+    assert (len(after), after[0] is before[0]) == (2, True)
+
+
+def test_a_foreign_service_is_shown_without_a_name() -> None:
+    daemon = Daemon()
+    daemon.ipvs.add_service("tcp/10.0.0.1:80", scheduler="rr")
+    (view,) = refreshed(daemon).services
     assert (view.name, view.foreign, str(view.key), view.scheduler) == ("", True, "tcp/10.0.0.1:80", "rr")
 
 
