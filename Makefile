@@ -6,7 +6,7 @@ FUZZ_S ?= 300
 LAB := $(PYTHON) -m tests.lab.run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-kernel lint demo bench bench-core bench-serf bench-metrics bench-discovery bench-page bench-start bench-api attack fuzz soak clean
+.PHONY: help setup run lab test test-unit test-kernel lint demo bench bench-core bench-serf bench-metrics bench-discovery bench-page bench-start bench-api attack fuzz soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -24,6 +24,9 @@ run: setup ## start fusisd: on this machine where its kernel has IPVS, else in t
 	    echo "==> this kernel has no IPVS: starting the lab guest"; \
 	    $(LAB) --timeout 86400 --publish 8000:lb1:8000 -- $(PYTHON) -m tests.lab.serve || [ $$? -eq 130 ]; \
 	fi
+
+lab: setup ## a shell in which docs/quickstart.md works: as root on this machine where its kernel has IPVS, else in the guest
+	@$(LAB) --auto --tty --timeout 86400 -- env PATH="$(CURDIR)/.venv/bin:$$PATH" bash
 
 demo: setup ## the story in a terminal: servers join, one dies, requests go on
 	@$(LAB) --auto --timeout 300 -- $(PYTHON) -m tests.lab.demo

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import pty
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +105,23 @@ def test_a_signalled_runner_leaves_no_guest(out: Path, number: int, status: int)
     assert runner.wait(30) == status
     poll(lambda: not guests(str(out)), what="the guest to be gone")
     runner.stdout.close()
+
+
+@needs_guest
+def test_the_command_can_have_the_terminal() -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, lab("--tty", "--", "sh", "-c", "echo ready; read word; echo got-$word; exit 7"))
+    said, deadline_s, answered = b"", time.monotonic() + 60, False
+    with contextlib.suppress(OSError):  # EIO: the last who had it open is gone
+        while select.select([terminal], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
+            said += os.read(terminal, 4096)
+            if b"ready" in said and not answered:
+                answered = os.write(terminal, b"it\n") > 0
+    os.kill(pid, signal.SIGTERM)  # nothing, when it has ended
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7, said
+    assert b"got-it" in said
 
 
 @needs_guest

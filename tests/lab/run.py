@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +98,8 @@ class Guest:
         line = self._publish() if self._options.publish else None
         with contextlib.ExitStack() as stack:
             guest = self._start(line)
+            if self._options.tty:
+                stack.enter_context(_foreground(guest.pid))
             stack.callback(_kill_group, guest.pid)
             stack.callback(_watchdog(guest.pid))
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -205,6 +208,22 @@ def _tail(text: bytes) -> int:
 def _write(text: bytes) -> None:
     while text:
         text = text[os.write(sys.stdout.fileno(), text) :]
+
+
+@contextlib.contextmanager
+def _foreground(group: int) -> Iterator[None]:
+    """This terminal is that process group's, and afterwards ours again, as it was. It may have been stopped meanwhile."""
+    terminal = sys.stdin.fileno()
+    saved = termios.tcgetattr(terminal)
+    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or we were stopped when we take it back
+    try:
+        os.tcsetpgrp(terminal, group)
+        os.killpg(group, signal.SIGCONT)
+        yield
+    finally:
+        os.tcsetpgrp(terminal, os.getpgrp())
+        termios.tcsetattr(terminal, termios.TCSADRAIN, saved)
+        signal.signal(signal.SIGTTOU, before)
 
 
 def _kill_group(pid: int) -> None:
