@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from tests.kernel.test_agent_methods import state
 from tests.lab.expect import ask, poll
 from tests.lab.fusis import Balancer, RealServer
+from tests.lab.netns import entered
 from tests.lab.topology import VIP, Lab
 from tests.lab.traffic import Traffic
 
@@ -86,8 +89,10 @@ def test_a_service_killed_is_down_by_its_own_word_and_comes_back(balancer: Balan
 
 def test_drain_weight_and_ready_reach_the_balancer(balancer: Balancer, servers: dict[str, RealServer]) -> None:
     server = servers["rs2"]
+    agent(server, "weight", "8")
+    poll(lambda: balancer.weights("web")["rs2"] == 8, what="its new weight")
     agent(server, "weight", "500%")
-    poll(lambda: balancer.weights("web")["rs2"] == 5, what="its new weight")
+    poll(lambda: balancer.weights("web")["rs2"] == 5, what="its new weight, a share of the configured one")
     agent(server, "weight", "100%", "web")
     with Traffic() as traffic:
         poll(lambda: traffic.total > 10, what="traffic")
@@ -131,6 +136,52 @@ def test_leaving_under_load_loses_nothing_and_leaves_nothing(
 ) -> None:
     leave_under_load(balancer, servers[name], before)
     servers[name].resume()
+    poll(lambda: balancer.weights("web") == {"rs1": 1, "rs2": 1, "rs3": 1}, 60, "three destinations again")
+
+
+def landed(server: RealServer) -> socket.socket | None:
+    """A client's new connection through the VIP, when it came to this server."""
+    with entered("client"):
+        connection = socket.create_connection((VIP, 80), 10)
+    there = server.host.run("ss", "-Htn", "state", "established", "sport", "=", ":80").split()
+    if any(word.endswith(f":{connection.getsockname()[1]}") for word in there):
+        return connection
+    connection.close()
+    return None
+
+
+@contextlib.contextmanager
+def long_request(server: RealServer) -> Iterator[socket.socket]:
+    """A client's connection through the VIP to this server, with a request of which the end is missing."""
+    connection = poll(lambda: landed(server), what="a connection to it")
+    with connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nX-Long: ")
+        yield connection
+
+
+def test_sigterm_waits_for_a_long_request_and_undoes_what_was_made_only_then(
+    balancer: Balancer, servers: dict[str, RealServer], before: dict[str, str]
+) -> None:
+    server, name = servers["rs1"], "rs1"
+    with long_request(server) as connection:
+        server.begin_to_leave()
+        poll(lambda: name not in balancer.weights("web"), what="its drain")  # its backend has time for one request at a time
+        with Traffic() as traffic:
+
+            def others_serve() -> bool:
+                connection.sendall(b"x")  # or the backend would give up
+                return traffic.total > 20
+
+            poll(others_serve, what="traffic to the others")
+        assert traffic.lost == []
+        assert server.runs
+        assert state(server.host) != before[name], "what the request needs is still there"
+        assert agent(server, "status")["services"][0]["state"] == "leaving"
+        connection.sendall(b"\r\n\r\n")
+        assert connection.recv(1000).endswith(name.encode())
+    server.left()
+    assert state(server.host) == before[name]
+    server.resume()
     poll(lambda: balancer.weights("web") == {"rs1": 1, "rs2": 1, "rs3": 1}, 60, "three destinations again")
 
 

@@ -183,6 +183,11 @@ class RealServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
 
+    @property
+    def runs(self) -> bool:
+        """The agent has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def left(self) -> None:
         """Wait until the agent has ended."""
         assert self._process is not None
