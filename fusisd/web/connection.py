@@ -168,7 +168,7 @@ class Connection(HTTPConnection):
         self.rfile = io.BytesIO()
         self.wfile = Outbox()
         self.requests_seen = 0
-        self.keep = True
+        self.keep = self._is_new = True
         self.evicted = False
         self.socket, self._wire = sock, Plain(sock)
         self._inbox = bytearray()
@@ -212,6 +212,11 @@ class Connection(HTTPConnection):
     def is_read(self) -> bool:
         """The request in hand changes nothing, by its method."""
         return self._head is not None and self._head.method in (b"GET", b"HEAD", b"OPTIONS")
+
+    @property
+    def is_asking(self) -> bool:
+        """It has begun a request, or was accepted a moment ago to make its first."""
+        return self.phase is Phase.RECEIVING or (self._is_new and self.phase in (Phase.OPENING, Phase.IDLE))
 
     @property
     def is_tls(self) -> bool:
@@ -281,7 +286,7 @@ class Connection(HTTPConnection):
     def _answer(self) -> None:
         """Forget the request and send what is in the outbox."""
         self.rfile, self._request_size = io.BytesIO(), 0
-        self._head = None
+        self._head, self._is_new = None, False
         self._enter(Phase.SENDING, self._limits.write_s)
         self.ready()
 

@@ -29,6 +29,7 @@ from fusisd.web.workers import Lane
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+LAST_WORD_S = 0.25  # or who connected just before the end would be refused, though the next process could answer
 _ACCEPT_BATCH = 64
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -56,7 +57,7 @@ class Loop:
         self._returned: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stop_at: float | None = None
-        self._hurry_at = 0.0
+        self._hurry_at = self._last_word_at = 0.0
         self._listening = False
 
     # From other threads.
@@ -69,9 +70,11 @@ class Loop:
     def stop(self, deadline: float) -> None:
         """Listen no more; end when every request in hand is answered, or at `deadline` (monotonic).
 
-        A client that does not read its answer is waited for no longer than one that is lingered for.
+        A client that does not read its answer is waited for no longer than one that is lingered for, and one that was
+        accepted and has not said all of its request for LAST_WORD_S.
         """
-        self._hurry_at = time.monotonic() + self._limits.linger_s
+        now = time.monotonic()
+        self._hurry_at, self._last_word_at = now + self._limits.linger_s, now + LAST_WORD_S
         self._stop_at = deadline
         os.eventfd_write(self._bell, 1)
 
@@ -104,7 +107,7 @@ class Loop:
         now = time.monotonic()
         busy = (Phase.WORKING, Phase.SENDING) if now < self._hurry_at else (Phase.WORKING,)
         for connection in list(self._watched):
-            if connection.phase not in busy:
+            if connection.phase not in busy and not (connection.is_asking and now < self._last_word_at):
                 self._drop(connection)
         return not self._watched or now >= self._stop_at
 

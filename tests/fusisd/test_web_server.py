@@ -365,6 +365,22 @@ def test_stop_with_many_silent_clients_is_quick() -> None:
             client.sock.close()
 
 
+@pytest.mark.parametrize("said_before", [b"", GET[:9]])
+def test_who_was_accepted_just_before_the_end_is_answered(monkeypatch: pytest.MonkeyPatch, said_before: bytes) -> None:
+    monkeypatch.setattr("fusisd.web.loop.LAST_WORD_S", 20.0)
+    with serving(hello) as server, Client.of(server) as client, Client.of(server) as old:
+        old.say(GET)
+        assert old.answer().status == 200
+        client.say(said_before)
+        stopping = threading.Thread(target=server.stop, args=(20.0,))
+        stopping.start()
+        assert old.ended(), "who only keeps a connection is not waited for"
+        client.say(GET[len(said_before) :])
+        assert client.answer().status == 200
+        stopping.join(20)
+        assert not stopping.is_alive()
+
+
 def test_a_request_in_hand_is_answered_before_stop_returns() -> None:
     entered, go_on = threading.Event(), threading.Event()
 
