@@ -46,6 +46,8 @@ def balancer(lab: Lab) -> Iterator[Manager]:
     Path("/etc/fusis").mkdir()
     Path("/etc/fusis/fusisd.toml").write_text(CONFIG)
     units = {name: (DOCS / name).read_text() for name in ("fusisd.service", "fusisd.socket")}
+    own = f"ListenStream={lab.lb1.address}:8000"
+    units["fusisd.socket"] = units["fusisd.socket"].replace(f"#{own}", own)
     units["fusisd.service.d/lab.conf"] = installed("fusisd --config /etc/fusis/fusisd.toml", LOG)
     with manager(lab.lb1, units) as found, backends(lab.servers):
         found.run("start", "fusisd.service")
