@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -34,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         return error.status
     except KeyboardInterrupt:
         return 130  # as a shell says of SIGINT; what was asked for goes on in the daemon
+    except BrokenPipeError:  # `fusisctl why web | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+        return 141  # as a shell says of SIGPIPE
     return status
 
 

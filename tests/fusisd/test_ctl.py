@@ -7,6 +7,7 @@ import os
 import socket
 import socketserver
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -146,6 +147,15 @@ def test_a_node_s_name_cannot_steer_the_terminal(fusisd: Server, ctl: Any) -> No
     node = STATUS["nodes"][0] | {"name": "rs\x1b[2J\udcff"}
     fusisd.says("/status", STATUS | {"nodes": [node]})
     assert ctl("status")[1].splitlines()[-1].startswith(r"rs\x1b[2J\udcff  10.0.0.11")
+
+
+def test_a_reader_that_goes_is_no_error(fusisd: Server, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "fusisd.ctl", "--socket", str(tmp_path / "s"), "status"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.fixture
