@@ -96,17 +96,27 @@ class Reader:
             typed.process.kill()
             typed.process.wait()
 
+    @property
+    def printed(self) -> list[str]:
+        """Every line so far."""
+        return [line for typed in self._typed for line in typed.lines]
+
     def type(self, step: Step) -> None:
         """Type a command, and wait until it has ended, or has begun to print what is shown if it is one that runs on."""
+
+        said: list[str] = []
 
         def done() -> bool:
             typed = self._typed[-1]
             if typed.runs_on:
                 return typed.begins
-            if typed.ended and not typed.as_shown and _ASKS.search(step.command):
+            ended = typed.ended  # first: what it printed is whole only then
+            if ended and not typed.as_shown and _ASKS.search(step.command):
+                said.append(typed.text)
                 self._type(step)
-                raise AssertionError(typed.text)
-            return typed.ended
+                ended = False
+            assert ended, f"it printed {said[-1:]}"
+            return True
 
         self._type(step)
         poll(done, LIMIT_S, f"what the page shows below {step.command!r}: {step.shown}")
@@ -136,8 +146,7 @@ class Reader:
     def _whole(self, command: str) -> str:
         if _VARIES not in command:
             return command
-        printed = [line for typed in self._typed for line in typed.lines]
-        return next(line for line in printed if re.fullmatch(_pattern(command), line))
+        return next(line for line in self.printed if re.fullmatch(_pattern(command), line))
 
 
 @dataclass(frozen=True)
