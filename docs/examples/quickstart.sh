@@ -40,6 +40,7 @@ down)
         [ -e "$pid" ] && kill "$(cat "$pid")" 2>/dev/null || true
     done
     for name in lb rs1 rs2; do
+        ip link delete "v-$name" 2>/dev/null || true # a namespace stays as long as something runs in it
         ip netns delete "$name" 2>/dev/null || true
     done
     ip link delete "$BRIDGE" 2>/dev/null || true
