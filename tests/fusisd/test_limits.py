@@ -11,12 +11,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
-from fusisd import state
+from fusisd import judge, membership, state
+from fusisd.admission import PRIVATE, Policy
 from fusisd.commands import Adopt
 from fusisd.errors import Conflict
 from fusisd.model import Intent, Service
+from fusisd.serf.values import Member
 from fusisd.web.app import make_app
 from fusisd.web.auth import WritePolicy
 from pyipvs import IPVS, ForwardingMethod, ServiceKey
@@ -106,6 +109,28 @@ def test_what_the_door_takes_can_be_carried_out(pair: Asked) -> None:
     made = taken(*pair)
     if made is not None:
         carry_out(IPVS(transport=FakeKernel()), *made)
+
+
+PORTS = st.sampled_from(["", "0", "80", "81", "65536"])
+WAYS = st.sampled_from(["", "nat", "route", "tunnel", "ipip", "gre", "gue", "gue:0", "gue:7", "local"])
+OPTIONS = st.sampled_from(["", "drain", "back", "backup", "check=none", "at=10.8.0.9", "at=fd00::9", "at=fe80::9", "at=::1"])
+TAGS = st.tuples(PORTS, WAYS, st.sampled_from(["", "0", "7", "65535", "65536"]), OPTIONS, OPTIONS).map("/".join)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(asked(), TAGS, st.sampled_from(["10.8.0.1", "fd00::8", "127.0.0.1", "fe80::8", "0.0.0.0", "::"]))
+def test_what_a_server_offers_is_named_as_wrong_or_can_be_carried_out(pair: Asked, tag: str, address: str) -> None:
+    """No word of a server's may end a turn: it reaches no door."""
+    made = taken(*pair)
+    assume(made is not None)
+    service, _ = made
+    told = Member("rs1", address, 7946, "alive", {"role": "agent", f"s:{service.name}": tag})
+    for node in membership.update({}, [told], 0.0, Policy(allow_claims=PRIVATE)).values():
+        offered = [node] if service.name in node.offers else []
+        assert offered or node.problems
+        for candidate, _ in judge.candidates(replace(service, destinations={}), offered, {}):
+            if not candidate.problem:
+                carry_out(IPVS(transport=FakeKernel()), service, candidate.destination)
 
 
 @pytest.mark.parametrize(
