@@ -43,7 +43,7 @@ def account(name: str) -> None:
 def balancer(lab: Lab) -> Iterator[Manager]:
     """systemd on lb1 with fusisd.service started, as docs/operations.md says."""
     account("fusisd")
-    Path("/etc/fusis").mkdir()
+    Path("/etc/fusis").mkdir(exist_ok=True)
     Path("/etc/fusis/fusisd.toml").write_text(CONFIG)
     units = {name: (DOCS / name).read_text() for name in ("fusisd.service", "fusisd.socket")}
     own = f"ListenStream={lab.lb1.address}:8000"
