@@ -35,13 +35,17 @@ up)
     web_server rs2
     echo "three hosts: lb 10.77.0.2, rs1 10.77.0.11, rs2 10.77.0.12; web servers on rs1 and rs2"
     ;;
-down)
-    for pid in "$HOME_DIR"/*.pid; do
-        [ -e "$pid" ] && kill "$(cat "$pid")" 2>/dev/null || true
-    done
+down) # ends whatever runs on these hosts, and waits for it
     for name in lb rs1 rs2; do
-        ip link delete "v-$name" 2>/dev/null || true # a namespace stays as long as something runs in it
-        ip netns delete "$name" 2>/dev/null || true
+        [ -e "/run/netns/$name" ] || continue
+        ip netns pids "$name" | xargs -r kill
+        tries=100
+        while [ -n "$(ip netns pids "$name")" ] && [ $tries -gt 0 ]; do
+            tries=$((tries - 1))
+            sleep 0.1
+        done
+        ip netns delete "$name"
+        ip link delete "v-$name" 2>/dev/null || true # where something did not end: its namespace is still there
     done
     ip link delete "$BRIDGE" 2>/dev/null || true
     rm -rf "$HOME_DIR"

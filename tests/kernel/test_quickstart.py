@@ -15,7 +15,7 @@ MOST = 5
 
 def left() -> str:
     """What the scene could leave behind."""
-    listed = "ip netns; ip -brief link; ls -d /run/fusis-quickstart"
+    listed = "ip netns; ip -brief link; ls -d /run/fusis-quickstart; pgrep -x -l 'fusisd|serf'"
     return subprocess.run(["sh", "-c", listed], capture_output=True, text=True, timeout=60).stdout
 
 
