@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +27,21 @@ def main(arguments: list[str] | None = None) -> int:
         words = ["run", *words]
     line = _parser().parse_args(words)
     try:
-        return run(words, line) if line.command == "run" else int(line.carry(line))
+        return run(words, line) if line.command == "run" else _ordered(line)
     except FusisError as error:
         print(f"fusis-agent: {error}", file=sys.stderr)
         if isinstance(error, StartupError):
             return error.status
         return 2 if isinstance(error, Invalid) else 1
+    except BrokenPipeError:  # `fusis-agent doctor | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+        return 141  # as a shell says of SIGPIPE
+
+
+def _ordered(line: argparse.Namespace) -> int:
+    status = int(line.carry(line))
+    sys.stdout.flush()  # here, where a reader that has gone is answered
+    return status
 
 
 def run(words: Sequence[str], line: argparse.Namespace) -> int:

@@ -10,13 +10,14 @@ Does not: know what the balancer makes of the tags.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusisd.agent import host, orders, states
+from fusisd.agent import connections, host, orders, states
 from fusisd.agent.config import Config, ServiceConfig
 from fusisd.agent.prepare import checked_at
 from fusisd.agent.preparing import Preparing
@@ -112,14 +113,20 @@ class Agent:
         for row in self._rows:
             self._rows.happened(row.config.name, Event.LEAVE)
         if self._joined:
-            await self._quiet([row.config.port for row in self._rows], hurry)
+            await self._quiet([row.config for row in self._rows], hurry)
 
-    async def _quiet(self, ports: list[int], hurry: asyncio.Event) -> None:
-        """Wait until no connection is left on these ports: QUIET_S at least, the drain's limit at the longest."""
+    async def _quiet(self, services: list[ServiceConfig], hurry: asyncio.Event) -> None:
+        """Wait until these have no connection left: QUIET_S at least, the drain's limit at the longest.
+
+        The whole limit when one of them answers on an address that is not here (`at`, a container's): its connections are in
+        another network namespace or machine and cannot be counted.
+        """
         loop = asyncio.get_running_loop()
         began_s, limit_s = loop.time(), self._config.drain_s
+        unseen = any(service.at is not None and not connections.is_here(service.at) for service in services)
+        ports = [service.port for service in services]
         while not hurry.is_set() and loop.time() - began_s < limit_s:
-            if loop.time() - began_s >= QUIET_S and not connections(ports):
+            if loop.time() - began_s >= QUIET_S and not unseen and not await asyncio.to_thread(connections.count, ports):
                 return
             await asyncio.sleep(0.1)
 
@@ -229,13 +236,13 @@ class Agent:
         for name in before.services.keys() - config.services.keys():
             self._rows.happened(name, Event.LEAVE, "not in the configuration any more")
             self._watchers[name].cancel()
-            self._watchers[name] = asyncio.get_running_loop().create_task(self._retire(name, before.services[name].port))
+            self._watchers[name] = asyncio.get_running_loop().create_task(self._retire(before.services[name]))
         log.info("reloaded")
 
-    async def _retire(self, name: str, port: int) -> None:
+    async def _retire(self, service: ServiceConfig) -> None:
         """A service that is not configured any more goes when its connections have ended."""
-        await self._quiet([port], asyncio.Event())
-        self._rows.drop(name)
+        await self._quiet([service], asyncio.Event())
+        self._rows.drop(service.name)
         self._preparing.kick()
 
     # Serf.
@@ -330,7 +337,8 @@ class Agent:
                 config = row.config
                 offer = f"{config.name} on {_endpoint(self._address, config.port)}"
                 how = f"{config.method}, weight {row.weight}"
-                print(f"fusis-agent: {offer} ({how}) joined {', '.join(self._config.balancers)}", flush=True)
+                with contextlib.suppress(BrokenPipeError):  # nobody reads our words any more: no reason to end
+                    print(f"fusis-agent: {offer} ({how}) joined {', '.join(self._config.balancers)}", flush=True)
 
     def _joins(self) -> tuple[str, ...]:
         """Where the balancers gossip."""
@@ -338,19 +346,6 @@ class Agent:
 
     def _client(self) -> SerfClient:
         return SerfClient(*self._serf.rpc, auth_key=self._serf.rpc_auth_key)
-
-
-def connections(ports: list[int]) -> int:
-    """How many established TCP connections there are on these ports of ours (/proc/net/tcp, proc(5))."""
-    wanted = {f"{port:04X}" for port in ports}
-    found = 0
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = Path("/proc/net", name).read_text("ascii").splitlines()[1:]
-        except OSError:
-            continue
-        found += sum(words[3] == "01" and words[1].rpartition(":")[2] in wanted for words in map(str.split, lines))
-    return found
 
 
 def _last_line(log_file: Path) -> str:

@@ -105,7 +105,7 @@ def reaches(balancer: str, mtu: int) -> bool | None:
     try:
         if not _echo(balancer, 64):
             return None
-        return _echo(balancer, mtu)
+        return _echo(balancer, min(mtu, 65535))  # loopback's 65536 is more than an IPv4 packet holds (RFC 791)
     except PermissionError:
         return None
     except OSError:

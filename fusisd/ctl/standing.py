@@ -57,7 +57,7 @@ def join_command(client: Client, options: argparse.Namespace) -> int:
     agent += ["--service", options.service or _only_service(client)]
     agent += ["--port", str(options.port), "--mode", options.mode]
     agent += ["--bind-port", str(serf["port"])] if serf["port"] != 7946 else []
-    line = f"(umask 077; mkdir -p /etc/fusis && printf '%s\\n' {key} >/etc/fusis/key) && {shlex.join(agent)}"
+    line = f"mkdir -p -m 0755 /etc/fusis && (umask 077; printf '%s\\n' {key} >/etc/fusis/key) && {shlex.join(agent)}"
     if options.json:
         render.say_json({"command": line})
     else:

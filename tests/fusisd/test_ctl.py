@@ -170,7 +170,7 @@ def test_the_join_command_carries_key_and_balancer(fusisd: Server, ctl: Any, sta
     words = ("--service", "dns", "--port", "53", "--mode", "route", "--state-dir", str(state_dir))
     assert ctl("join-command", *words) == (
         0,
-        f"(umask 077; mkdir -p /etc/fusis && printf '%s\\n' {KEY} >/etc/fusis/key) && "
+        f"mkdir -p -m 0755 /etc/fusis && (umask 077; printf '%s\\n' {KEY} >/etc/fusis/key) && "
         "fusis-agent --balancer 10.0.0.2 --key-file /etc/fusis/key --service dns --port 53 --mode route\n",
         "",
     )
@@ -189,6 +189,7 @@ def test_the_join_command_stores_the_key_for_root_and_runs_the_agent_in_a_shell(
     key_file = tmp_path / "etc" / "key"
     assert done.stdout == f"--balancer 10.0.0.2 --key-file {key_file} --service web --port 80 --mode nat\n"
     assert (key_file.read_text(), key_file.stat().st_mode & 0o777) == (KEY + "\n", 0o600)
+    assert key_file.parent.stat().st_mode & 0o777 == 0o755  # the unit's user reads its own key there
 
 
 def test_another_gossip_port_is_passed_on(fusisd: Server, ctl: Any, state_dir: Path) -> None:

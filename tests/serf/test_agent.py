@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -304,6 +305,30 @@ def test_sigterm_waits_for_a_long_connection_and_leaves_when_it_has_ended(runnin
         poll(lambda: seen_by_the_balancer()[0] == "left", 60, "rs9 to have left")
 
 
+def test_sigterm_waits_for_a_client_that_has_said_all_and_still_reads(running: Running) -> None:
+    with listener() as service:
+        port = service.getsockname()[1]
+        running.start("--port", str(port), "--drain", "60")
+        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+        serf = running.serf()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.shutdown(socket.SHUT_WR)
+            running.send(signal.SIGTERM)
+            poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}///drain", 60, "its drain")
+            lasts(lambda: alive(serf) and seen_by_the_balancer()[0] == "alive")
+            service.accept()[0].close()
+        assert running.wait() == 0
+
+
+def test_sigterm_gives_connections_that_it_cannot_see_the_whole_time(running: Running) -> None:
+    elsewhere = "192.0.2.1"  # RFC 5737: as a container's address would be, of no interface here
+    running.start("--drain", "5", "--at", elsewhere)
+    poll(lambda: "s:web" in seen_by_the_balancer()[1], 60, "its tag")
+    began_s = time.monotonic()
+    assert running.signal(signal.SIGTERM) == 0
+    assert time.monotonic() - began_s >= 5
+
+
 def test_sigterm_waits_for_a_long_connection_until_the_deadline(running: Running) -> None:
     with listener() as service:
         port = service.getsockname()[1]
@@ -312,3 +337,38 @@ def test_sigterm_waits_for_a_long_connection_until_the_deadline(running: Running
         with socket.create_connection(("127.0.0.1", port)):
             assert running.signal(signal.SIGTERM) == 0
             poll(lambda: seen_by_the_balancer()[0] == "left", 60, "rs9 to have left")
+
+
+def command(running: Running, *words: str) -> subprocess.CompletedProcess[str]:
+    """An order typed beside the running agent."""
+    line = [sys.executable, "-m", "fusisd.agent", *words, "--state-dir", str(running.home / "state")]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_doctor_examines_for_the_agent_that_runs(running: Running) -> None:
+    with listener() as service:
+        port = service.getsockname()[1]
+        running.start("--port", str(port), "--check", "tcp")
+        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+        ended = command(running, "doctor", "--json")
+        findings = {finding["check"]: finding for finding in json.loads(ended.stdout)}
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert {"serf", "listening"} <= findings.keys()
+        assert all(finding.keys() == {"check", "service", "ok", "seen", "mend"} for finding in findings.values())
+    ended = command(running, "doctor", "--json")
+    (bad,) = [finding for finding in json.loads(ended.stdout) if not finding["ok"]]
+    assert (ended.returncode, bad["check"], bad["service"]) == (1, "listening", "web")
+    assert bad["mend"]
+
+
+def test_a_reader_that_goes_is_no_traceback(running: Running) -> None:
+    running.start()
+    poll(lambda: "s:web" in seen_by_the_balancer()[1], 60, "its tag")
+    status = [sys.executable, "-m", "fusisd.agent", "status", "--state-dir", str(running.home / "state")]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        ended = subprocess.run(status, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    finally:
+        os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")
