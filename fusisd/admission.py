@@ -18,6 +18,7 @@ from fusisd.errors import Invalid
 from fusisd.model import Offer
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def network(text: str) -> Network:
@@ -33,12 +34,11 @@ PRIVATE = tuple(
     for text in (
         *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),  # RFC 1918
         "100.64.0.0/10",  # RFC 6598
-        *("127.0.0.0/8", "::1/128"),  # RFC 1122, RFC 4291
-        *("169.254.0.0/16", "fe80::/10"),  # RFC 3927, RFC 4291
         "fc00::/7",  # RFC 4193
     )
 )
-"""Networks that are not reached from the Internet."""
+"""Networks that are not reached from the Internet. Neither loopback nor link-local ones: there are the balancer's own ports,
+and in many clouds what tells a machine its secrets (169.254.169.254)."""
 
 SERVICES = 32  # some 20 with names of ten letters fit into Serf's 512 bytes of tags
 DESTINATIONS = 10_000  # what one balancer's core is measured with (docs/performance.md)
@@ -47,12 +47,14 @@ DESTINATIONS = 10_000  # what one balancer's core is measured with (docs/perform
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What nodes may offer. `allow`: networks of nodes and of what they claim; `allow_claims`: those whose nodes may offer
-    another address than their own; `services` of one node, `destinations` of one service that nodes bring."""
+    another address than their own; `services` of one node, `destinations` of one service that nodes bring; `own`: the
+    balancer's addresses, at which nobody offers anything."""
 
     allow: tuple[Network, ...] = PRIVATE
     allow_claims: tuple[Network, ...] = ()
     services: int = SERVICES
     destinations: int = DESTINATIONS
+    own: frozenset[str] = frozenset()
 
 
 class Admitted(NamedTuple):
@@ -62,13 +64,16 @@ class Admitted(NamedTuple):
     problems: tuple[str, ...]
 
 
-def admit(policy: Policy, address: str, offers: Mapping[str, Offer], held: Collection[str] = ()) -> Admitted:
-    """What the node at this address may offer, seen alone; `held` are the services in which it has a place already."""
+def admit(
+    policy: Policy, name: str, address: str, offers: Mapping[str, Offer], held: Collection[str] = ()
+) -> Admitted:
+    """What this node at this address may offer, seen alone; `held` are the services in which it has a place already."""
     if not offers:
         return Admitted({}, ())
-    if not _within(address, policy.allow):
-        said = f"refused: {address} is in no network that may join (fusisd --serf-allow)"
-        return Admitted({}, (said,))
+    if "/" in name:
+        return Admitted({}, ("refused: SERVICE/DESTINATION could not name it, for its name has a / (fusis-agent --name)",))
+    if said := _elsewhere(policy, address):
+        return Admitted({}, (f"refused: {said}",))
     found: dict[str, Offer] = {}
     problems = []
     for service, offer in sorted(offers.items(), key=lambda item: (item[0] not in held, item[0])):
@@ -94,15 +99,28 @@ def _refusal(policy: Policy, address: str, offer: Offer, taken: int) -> str:
     if offer.address is not None and offer.address != address:
         if not _within(address, policy.allow_claims):
             return f"{address} may offer its own address only, not {offer.address} (fusisd --allow-claims)"
-        if not _within(offer.address, policy.allow):
-            return f"{offer.address} is in no network that may join (fusisd --serf-allow)"
+        if said := _elsewhere(policy, offer.address):
+            return said
     if taken >= policy.services:
         return f"a node may offer {policy.services} services (fusisd --serf-services)"
     return ""
 
 
+def _elsewhere(policy: Policy, address: str) -> str:
+    """Why nothing is offered at this address; "" when it may be."""
+    if str(_plain(address)) in policy.own:
+        return f"{address} is the balancer's own address"
+    if not _within(address, policy.allow):
+        return f"{address} is in no network that may join (fusisd --serf-allow)"
+    return ""
+
+
 def _within(address: str, networks: Iterable[Network]) -> bool:
-    found = ipaddress.ip_address(address)
-    if found.version == 6 and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped  # as Serf writes an IPv4 address on a socket of both families
+    found = _plain(address)
     return any(found.version == one.version and found in one for one in networks)
+
+
+def _plain(address: str) -> Address:
+    """Without the IPv6 clothes in which Serf writes an IPv4 address on a socket of both families."""
+    found = ipaddress.ip_address(address)
+    return found.ipv4_mapped or found if found.version == 6 else found

@@ -134,9 +134,18 @@ def _policy(options: argparse.Namespace) -> Policy:
 def endpoint(text: str, option: str) -> tuple[str, int]:
     """The address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`. Raises StartupError."""
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    host = host.strip("[]")
+    if not host or not _is_host(host) or not colon or not port.isdecimal() or not port.isascii() or int(port) > 65535:
         raise StartupError(f"{option} {text!r} must be ADDRESS:PORT, as 127.0.0.1:8000 or [::1]:8000", 2)
-    return host.strip("[]"), int(port)
+    return host, int(port)
+
+
+def _is_host(text: str) -> bool:
+    """Whether it can be looked up at all."""
+    try:
+        return b"\0" not in text.encode("idna")
+    except UnicodeError:  # an empty label, or one of more than 63 letters
+        return False
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -206,7 +206,7 @@ class Control:
                     self._answers.wait(value.waiters, now_s)
                 case MembersSeen(members):
                     before = self._world.nodes
-                    self._take(fold.members(self._world, members, now_s))
+                    self._take(fold.members(self._world, members, now_s, self._targets.serving))
                     self.journal.nodes(before, self._world.nodes)
                     self._pending |= self.owned if self._awaiting_serf else frozenset()
                     self._awaiting_serf = False

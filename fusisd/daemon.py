@@ -108,13 +108,14 @@ class Daemon:
         self._store_call = StoreThread(self._counts.storing)
         self._control: Control | None = None
         self._front: Front | None = None
+        self._own: list[str] = []
 
     async def run(self) -> None:
         """Start, serve until SIGTERM or SIGINT, stop. Raises StartupError."""
         config = self._config
         lock_state(config.state_dir)
         gc.disable()  # a start makes a great many values that stay: looking through them again and again finds nothing
-        own = [] if config.dry_run else _own_addresses(config.iface)
+        own = self._own = [] if config.dry_run else _own_addresses(config.iface)
         kernel = _open_kernel(config.dry_run)
         stores = await self._open_stores(own)
         host = self._host(stores)
@@ -182,8 +183,8 @@ class Daemon:
         until_s = float(paused.get("until", "0"))
         config, facts, paths = self._config, self._facts(own), paths_of(noted)
         known = (drains, until_s, vips, paths, config.path_marks)
-        out = withdrawn.get("withdrawn") == "true"
-        beginning = Beginning(intent, keys, remembered, expected, *known, facts, config.policy, out)
+        out, policy = withdrawn.get("withdrawn") == "true", replace(config.policy, own=frozenset(own))
+        beginning = Beginning(intent, keys, remembered, expected, *known, facts, policy, out)
         return Stores(intents, local, beginning)
 
     async def _claim_missing(self, control: Control, stores: Stores) -> frozenset[ServiceKey]:
@@ -271,7 +272,7 @@ class Daemon:
         later = changed - RELOADED
         self._config = replace(self._config, **{name: getattr(fresh, name) for name in changed & RELOADED})
         logs.configure(fresh.log_level, fresh.log_format, sys.stderr)
-        self._enter(fresh.policy)
+        self._enter(replace(fresh.policy, own=frozenset(self._own)))
         if self._front is not None:
             self._front.reload()
         log.info("reloaded changed=%s", ",".join(sorted(changed & RELOADED)) or "-")

@@ -5,7 +5,7 @@ Does not: decide what follows from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from fusisd import membership, target, targets
@@ -32,9 +32,11 @@ def committed(world: World, value: Committed) -> Folded:
     return replace(world, intent=value.intent, owned=owned, drains=drains, withdrawn=withdrawn), touched
 
 
-def members(world: World, seen: Iterable[membership.Member], now_s: float) -> Folded:
-    """Serf's member list."""
-    nodes = membership.update(world.nodes, seen, now_s, world.policy)
+def members(
+    world: World, seen: Iterable[membership.Member], now_s: float, serving: Callable[[], Collection[str]] = frozenset
+) -> Folded:
+    """Serf's member list; `serving` names the nodes whose destinations get connections."""
+    nodes = membership.update(world.nodes, seen, now_s, world.policy, serving)
     touched = targets.touched_by_nodes(world.nodes, nodes)
     if not touched and nodes == world.nodes:
         return world, touched
@@ -42,7 +44,7 @@ def members(world: World, seen: Iterable[membership.Member], now_s: float) -> Fo
 
 
 def policy(world: World, wanted: Policy) -> Folded:
-    """Who may join from now on: what nodes tell is read anew with the next list."""
+    """Who may join from now on: what nodes tell is read anew with the next list, in 10 s at the latest."""
     return replace(world, policy=wanted, nodes={name: replace(node, told=None) for name, node in world.nodes.items()}), set()
 
 

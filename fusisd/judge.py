@@ -163,17 +163,16 @@ def candidates(
         drain, by = _drain_of(service, destination, drains)
         path = path_check(service.key, destination, spec)
         yield Candidate(destination, None, _check(destination, spec), drain, by, path=path), None
-    taken_keys = {one.key: one.name for one in service.destinations.values()} if offers else {}
-    for node in offers:
-        if node.name not in service.destinations:
-            yield _from_node(service, node, taken_keys, drains), None
+    coming = [(node, _offered(service, node)) for node in offers if node.name not in service.destinations]
+    holders = _holders(service, coming)
+    for node, destination in coming:
+        yield _from_node(service, node, destination, holders[destination.key], drains), None
 
 
-def _from_node(
-    service: Service, node: Node, taken_keys: dict[DestinationKey, str], drains: Mapping[DrainKey, Drain]
-) -> Candidate:
+def _offered(service: Service, node: Node) -> Destination:
+    """The destination that a node's tags ask for."""
     offer = node.offers[service.name]
-    destination = Destination(
+    return Destination(
         node.name,
         offer.address or node.address,
         offer.port,
@@ -182,11 +181,34 @@ def _from_node(
         tunnel=offer.tunnel,
         tier=offer.tier,
     )
+
+
+def _holders(service: Service, coming: Sequence[tuple[Node, Destination]]) -> Mapping[DestinationKey, str]:
+    """Whose an address and port is: an operator's destination, or of several nodes the one that has the best claim."""
+    nodes: dict[DestinationKey, Node] = {}
+    for node, destination in coming:
+        other = nodes.get(destination.key)
+        if other is None or _claim(service, node) < _claim(service, other):
+            nodes[destination.key] = node
+    return {key: node.name for key, node in nodes.items()} | {one.key: one.name for one in service.destinations.values()}
+
+
+def _claim(service: Service, node: Node) -> tuple[bool, bool, float, str]:
+    """Smaller is better. Who serves goes before who leaves, so that a server that comes back under another name is taken;
+    who is alive before who is not, and then who is so for longer, so that nobody takes another's place by its name."""
+    leaves = node.status in DRAINS or node.name in service.excluded or service.name in node.withdrawn
+    return (leaves, node.status is not NodeStatus.ALIVE, node.since_s, node.name)
+
+
+def _from_node(
+    service: Service, node: Node, destination: Destination, holder: str, drains: Mapping[DrainKey, Drain]
+) -> Candidate:
+    offer = node.offers[service.name]
     problem = cannot_forward(service.key, destination)
-    if destination.key in taken_keys:
-        problem = f"{destination.address}:{offer.port} is destination {taken_keys[destination.key]} already"
-    else:
-        taken_keys[destination.key] = node.name
+    if destination.address == service.key.address:
+        problem = f"{destination.address} is the VIP itself"
+    if holder != node.name:
+        problem = f"{destination.address}:{offer.port} is destination {holder} already"
     # A TCP connect says nothing about a UDP or SCTP port, so those have Serf's word only unless a check is given.
     implied = CheckSpec() if service.key.protocol is Protocol.TCP else NO_CHECK
     spec = (service.check or implied) if offer.checked and not problem else NO_CHECK

@@ -8,7 +8,7 @@ Does not: talk to Serf, read a clock, or decide what happens to a destination (t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from fusisd.ports import Remembered
 from fusisd.tags import AGENT_ROLE, ROLE_TAG, decode_all
 
 WITHDRAWN_KEPT_S = 300.0  # how long a dropped offer is remembered: longer than any drain lasts
+LOST_AFTER_S = 86400.0  # as Serf reaps a failed node (reconnect_timeout)
 
 
 class Member(Protocol):
@@ -47,50 +48,76 @@ Nodes = Mapping[str, Node]
 _ANY = Policy()
 
 
-def update(nodes: Nodes, members: Iterable[Member], now_s: float, policy: Policy = _ANY) -> Nodes:
+def update(
+    nodes: Nodes,
+    members: Iterable[Member],
+    now_s: float,
+    policy: Policy = _ANY,
+    serving: Callable[[], Collection[str]] = frozenset,
+) -> Nodes:
     """What we know after seeing this list. Members that never said role=agent are not ours to look at; what others offer
-    and `policy` refuses is not known here but as a problem of theirs."""
+    and `policy` refuses is not known here but as a problem of theirs. `serving` names the nodes whose destinations get
+    connections; it is asked when the list leaves somebody out."""
     after: dict[str, Node] = {}
-    read: dict[str, Member] = {}
+    asking: dict[str, Member] = {}
     for member in members:
         known = nodes.get(member.name)
         if known is None and member.tags.get(ROLE_TAG) != AGENT_ROLE:
             continue
         told = (member.address, member.status, member.tags)
-        if known is not None and known.told == told and not known.missing and not known.withdrawn:
-            after[member.name] = known  # of 5,000 in a list hardly any has changed: reading them all takes 46 ms (2026-11)
+        if known is not None and known.told == told and not _aged(known, now_s):
+            # Of 5,000 in a list hardly any has changed: reading them all takes 46 ms (2026-11).
+            after[member.name] = replace(known, missing_s=None) if known.missing else known
         else:
             after[member.name] = replace(_seen(known, member, now_s, policy), told=told)
-            read[member.name] = member
-    for name, node in nodes.items():
-        sight = Sight.GONE if now_s - node.since_s > WITHDRAWN_KEPT_S else Sight.ABSENT
-        if name not in after and (status := TABLE[node.status, sight]) is not NodeStatus.UNSEEN:
-            after[name] = replace(node, status=status, missing=True)
-    if read and len(after) > policy.destinations:  # else no service can have too many
-        for name, services in _crowded_out(nodes, after, read, policy).items():
-            after[name] = _seen(nodes.get(name), read[name], now_s, policy, services)  # not `told`: it is asked again
+        if after[member.name] is not known:
+            asking[member.name] = member
+    absent = nodes.keys() - after.keys()
+    busy = serving() if absent or any(node.missing for node in nodes.values()) else frozenset[str]()
+    for name in absent:
+        node = replace(nodes[name], missing_s=now_s) if nodes[name].missing_s is None else nodes[name]
+        if (status := TABLE[node.status, _unlisted(node, name in busy, now_s)]) is not NodeStatus.UNSEEN:
+            after[name] = replace(node, status=status)
+    if asking and len(after) > policy.destinations:  # else no service can have too many
+        for name, services in _crowded_out(nodes, after, asking, policy, busy).items():
+            after[name] = _seen(nodes.get(name), asking[name], now_s, policy, services)  # not `told`: it asks again
     return after
 
 
-def _crowded_out(before: Nodes, after: Nodes, read: Mapping[str, Member], policy: Policy) -> Mapping[str, set[str]]:
-    """The services in which a node of those just read finds no place."""
-    asking: dict[str, list[str]] = {}
+def _unlisted(node: Node, serves: bool, now_s: float) -> Sight:
+    """What it means that the list leaves this node out."""
+    if not serves and node.missing_s is not None and now_s - node.missing_s > LOST_AFTER_S:
+        return Sight.LOST
+    return Sight.GONE if now_s - node.since_s > WITHDRAWN_KEPT_S else Sight.ABSENT
+
+
+def _aged(node: Node, now_s: float) -> bool:
+    """Whether something that its tags dropped has been remembered for long enough."""
+    dropped = (at_s for name, at_s in node.withdrawn.items() if node.offers[name].state is OfferState.READY)
+    return any(now_s - at_s >= WITHDRAWN_KEPT_S for at_s in dropped)
+
+
+def _crowded_out(
+    before: Nodes, after: Nodes, asking: Collection[str], policy: Policy, busy: Collection[str]
+) -> Mapping[str, set[str]]:
+    """The services in which a node of those `asking` finds no place."""
+    wanted: dict[str, list[str]] = {}
     for name, node in after.items():
-        for service in places(node):
-            asking.setdefault(service, []).append(name)
+        for service in places(node, busy):
+            wanted.setdefault(service, []).append(name)
     refused: dict[str, set[str]] = {}
-    for service, names in asking.items():
+    for service, names in wanted.items():
         if len(names) > policy.destinations:
-            held = {name for name in names if name not in read or service in places(before.get(name))}
+            held = {name for name in names if name not in asking or service in places(before.get(name), busy)}
             for name in beyond(policy.destinations, names, held):
-                if name in read:
+                if name in asking:
                     refused.setdefault(name, set()).add(service)
     return refused
 
 
-def places(node: Node | None) -> list[str]:
-    """The services in which it counts: not those that it leaves."""
-    if node is None or node.status in DRAINS:
+def places(node: Node | None, busy: Collection[str] = ()) -> list[str]:
+    """The services in which it counts: not those that it leaves, and none when no list has it and it is not `busy`."""
+    if node is None or node.status in DRAINS or (node.missing and node.name not in busy):
         return []
     ready = OfferState.READY
     return [name for name, offer in node.offers.items() if name not in node.withdrawn or offer.state is not ready]
@@ -131,12 +158,11 @@ def _seen(
     status = TABLE[known.status if known else NodeStatus.UNSEEN, sight]
     if sight is Sight.OTHER:
         problems = (*problems, f"Serf calls it {member.status!r}, a word not known here")
-    try:
-        address = checked_address(member.address)
-    except Invalid as error:
-        return Node(member.name, member.address, status, {}, now_s, problems=(*problems, str(error)))
+    address, odd = _address(known, member)
+    problems = (*problems, odd) if odd else problems
+    offers = offers if address else {}
     same = known is not None and known.address == address
-    offers, refusals = admit(policy, address, offers, places(known) if same else ())
+    offers, refusals = admit(policy, member.name, address, offers, places(known) if same else ())
     refusals += tuple(crowded(policy, service) for service in offers if service in full)
     offers = {service: offer for service, offer in offers.items() if service not in full}
     problems = problems if status is NodeStatus.LEFT else (*problems, *refusals)
@@ -157,6 +183,14 @@ def _seen(
     kept = {s: replace(known.offers[s], state=ready) for s in withdrawn if s in known.offers}
     withdrawn |= _held(offers, known.offers, known.withdrawn, now_s)
     return Node(member.name, address, status, {**kept, **offers}, since_s, problems=problems, withdrawn=withdrawn)
+
+
+def _address(known: Node | None, member: Member) -> tuple[str, str]:
+    """Where it is, and what is wrong with that. Instead of what is no address what was known before stands, or ""."""
+    try:
+        return checked_address(member.address), ""
+    except Invalid as error:
+        return known.address if known is not None else "", str(error)
 
 
 def _held(

@@ -319,12 +319,18 @@ class Node:
     status: NodeStatus
     offers: Mapping[str, Offer] = field(default_factory=dict)
     since_s: float = 0.0
-    missing: bool = False
+    missing_s: float | None = None
+    """Since when Serf's list leaves it out, None while it does not."""
     problems: tuple[str, ...] = ()
     withdrawn: Mapping[str, float] = field(default_factory=dict)
     """Services that get no new connections by its own word, with the time: dropped from its tags, or not ready."""
     told: object = field(default=None, compare=False, repr=False)
     """The row of the list that all this was read from, to know it again."""
+
+    @property
+    def missing(self) -> bool:
+        """Whether Serf's list leaves it out."""
+        return self.missing_s is not None
 
 
 # Host: what must be true of the machine besides IPVS.

@@ -1,9 +1,10 @@
 """The life of a node as a table: what a list of Serf's makes of what we hold. Pure.
 
 Absence is never evidence: only a word seen leads from one status to another, whatever the status was before, and a node
-that a list leaves out (our own agent restarted, or is cut off) stays what it is and is flagged as missing. Only a node that
-said that it goes is forgotten, once its drain is long over: Serf reaps it from its list. While no list comes at all nothing
-happens to anybody.
+that a list leaves out (our own agent restarted, or is cut off) stays what it is and is flagged as missing. A node that said
+that it goes is forgotten once its drain is long over, for Serf reaps it from its list; any other when it was missing for a
+day and serves nothing, or machines that die and come back under other names would be kept for ever. While no list comes
+at all nothing happens to anybody.
 Does not: read tags or a clock (membership.py does the one and is handed the other), or decide what becomes of a
 destination (judge.py does).
 """
@@ -26,6 +27,7 @@ class Sight(Enum):
     OTHER = "another word"
     ABSENT = "absent"
     GONE = "absent for long"
+    LOST = "absent and of no use"
 
 
 MEANING = {
@@ -36,6 +38,7 @@ MEANING = {
     Sight.OTHER: "a word that is not known here, of a newer Serf",
     Sight.ABSENT: "the list leaves it out: flagged as missing",
     Sight.GONE: "the same, and it has been what it is for longer than any drain lasts",
+    Sight.LOST: "absent for a day (so long Serf itself keeps a node that failed), and nothing of it serves",
 }
 
 TABLE = {
@@ -46,6 +49,7 @@ TABLE = {
     (NodeStatus.UNSEEN, Sight.OTHER): NodeStatus.FAILED,  # a check alone can bring it in
     (NodeStatus.UNSEEN, Sight.ABSENT): NodeStatus.UNSEEN,
     (NodeStatus.UNSEEN, Sight.GONE): NodeStatus.UNSEEN,
+    (NodeStatus.UNSEEN, Sight.LOST): NodeStatus.UNSEEN,
     (NodeStatus.REMEMBERED, Sight.ALIVE): NodeStatus.ALIVE,
     (NodeStatus.REMEMBERED, Sight.LEAVING): NodeStatus.LEAVING,
     (NodeStatus.REMEMBERED, Sight.LEFT): NodeStatus.LEFT,
@@ -53,6 +57,7 @@ TABLE = {
     (NodeStatus.REMEMBERED, Sight.OTHER): NodeStatus.REMEMBERED,
     (NodeStatus.REMEMBERED, Sight.ABSENT): NodeStatus.REMEMBERED,
     (NodeStatus.REMEMBERED, Sight.GONE): NodeStatus.REMEMBERED,
+    (NodeStatus.REMEMBERED, Sight.LOST): NodeStatus.UNSEEN,
     (NodeStatus.ALIVE, Sight.ALIVE): NodeStatus.ALIVE,
     (NodeStatus.ALIVE, Sight.LEAVING): NodeStatus.LEAVING,
     (NodeStatus.ALIVE, Sight.LEFT): NodeStatus.LEFT,
@@ -60,6 +65,7 @@ TABLE = {
     (NodeStatus.ALIVE, Sight.OTHER): NodeStatus.ALIVE,
     (NodeStatus.ALIVE, Sight.ABSENT): NodeStatus.ALIVE,
     (NodeStatus.ALIVE, Sight.GONE): NodeStatus.ALIVE,
+    (NodeStatus.ALIVE, Sight.LOST): NodeStatus.UNSEEN,
     (NodeStatus.LEAVING, Sight.ALIVE): NodeStatus.ALIVE,
     (NodeStatus.LEAVING, Sight.LEAVING): NodeStatus.LEAVING,
     (NodeStatus.LEAVING, Sight.LEFT): NodeStatus.LEFT,
@@ -67,6 +73,7 @@ TABLE = {
     (NodeStatus.LEAVING, Sight.OTHER): NodeStatus.LEAVING,
     (NodeStatus.LEAVING, Sight.ABSENT): NodeStatus.LEAVING,
     (NodeStatus.LEAVING, Sight.GONE): NodeStatus.UNSEEN,
+    (NodeStatus.LEAVING, Sight.LOST): NodeStatus.UNSEEN,
     (NodeStatus.LEFT, Sight.ALIVE): NodeStatus.ALIVE,
     (NodeStatus.LEFT, Sight.LEAVING): NodeStatus.LEAVING,
     (NodeStatus.LEFT, Sight.LEFT): NodeStatus.LEFT,
@@ -74,6 +81,7 @@ TABLE = {
     (NodeStatus.LEFT, Sight.OTHER): NodeStatus.LEFT,
     (NodeStatus.LEFT, Sight.ABSENT): NodeStatus.LEFT,
     (NodeStatus.LEFT, Sight.GONE): NodeStatus.UNSEEN,
+    (NodeStatus.LEFT, Sight.LOST): NodeStatus.UNSEEN,
     (NodeStatus.FAILED, Sight.ALIVE): NodeStatus.ALIVE,
     (NodeStatus.FAILED, Sight.LEAVING): NodeStatus.LEAVING,
     (NodeStatus.FAILED, Sight.LEFT): NodeStatus.LEFT,
@@ -81,6 +89,7 @@ TABLE = {
     (NodeStatus.FAILED, Sight.OTHER): NodeStatus.FAILED,
     (NodeStatus.FAILED, Sight.ABSENT): NodeStatus.FAILED,
     (NodeStatus.FAILED, Sight.GONE): NodeStatus.FAILED,
+    (NodeStatus.FAILED, Sight.LOST): NodeStatus.UNSEEN,
 }
 
 DRAINS = frozenset({NodeStatus.LEAVING, NodeStatus.LEFT})

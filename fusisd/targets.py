@@ -90,6 +90,11 @@ class Targets:
                         places.setdefault(check, []).append((name, verdict.candidate.destination.name))
         return places
 
+    def serving(self) -> set[str]:
+        """The nodes of which a destination gets connections."""
+        verdicts = (verdict for service in self.services.values() for verdict in service.verdicts)
+        return {v.candidate.node.name for v in verdicts if v.weight and v.candidate.node is not None}
+
     def name_of(self, key: ServiceKey) -> str:
         """The name of the service of ours with this key, "" when there is none any more."""
         service = self.services.get(key)

@@ -18,6 +18,7 @@ from fusisd.serf.watch import DOORBELL, MembersSeen, SerfLost, watch
 
 __all__ = ["DOORBELL", "MembersSeen", "SerfClient", "SerfError", "SerfLost", "connected"]
 
+QUERY_LIMIT_S = 3600.0
 ANSWERS_KEPT = 1 << 16  # of a query: every node of the largest cluster may answer before anybody reads
 
 
@@ -66,12 +67,11 @@ class SerfClient:
         """Members whose name, status and tags match these whole regular expressions (Go's; "" is any; a tag that a member
         lacks is ""). One that Go cannot read makes the agent hang up without a word."""
         body = {"Name": _whole(name), "Status": _whole(status)}
-        wanted = {tag: _whole(text) for tag, text in (tags or {}).items()}
-        return values.members(await self.call("members-filtered", {**body, "Tags": wanted}))
+        return values.members(await self.call("members-filtered", {**body, "Tags": _wholes(tags)}))
 
     async def join(self, addresses: Sequence[str], replay: bool = False) -> int:
         """Join a cluster by any of these `address[:port]`; how many answered. `replay`: bring its old user events, too."""
-        return values.joined(await self.call("join", {"Existing": list(addresses), "Replay": replay}))
+        return values.joined(await self.call("join", {"Existing": addresses, "Replay": replay}))
 
     async def leave(self) -> None:
         """The agent leaves the cluster and ends, and with it the connection."""
@@ -83,7 +83,7 @@ class SerfClient:
 
     async def set_tags(self, tags: Mapping[str, str], delete: Sequence[str] = ()) -> None:
         """Set and delete tags of the agent's own node (they may hold 512 bytes in all)."""
-        await self.call("tags", {"Tags": dict(tags), "DeleteTags": list(delete)})
+        await self.call("tags", {"Tags": tags, "DeleteTags": delete})
 
     async def event(self, name: str, payload: bytes = b"", coalesce: bool = False) -> None:
         """Send a user event to every node (512 bytes with its name). `coalesce`: of several with this name that come close
@@ -103,17 +103,17 @@ class SerfClient:
     ) -> AsyncIterator[QueryAck | QueryResponse | Overflowed]:
         """Ask every node, or these, or those whose tags match these regular expressions; what they answer, as it comes.
 
-        It ends when `timeout_s` is over and not before. `ack`: nodes say that they have it, too. `relay_factor`: so many
-        others repeat each answer (it may come several times).
+        It ends when `timeout_s` (an hour at the most) is over and not before. `ack`: nodes say that they have it, too.
+        `relay_factor`: so many others repeat each answer (it may come several times).
         """
         body = {
             "Name": name,
             "Payload": payload,
-            "FilterNodes": list(nodes),
-            "FilterTags": {tag: _whole(text) for tag, text in (tags or {}).items()},
+            "FilterNodes": nodes,
+            "FilterTags": _wholes(tags),
             "RequestAck": ack,
             "RelayFactor": relay_factor,
-            "Timeout": round(timeout_s * 1e9),
+            "Timeout": round(timeout_s * 1e9) if 0 <= timeout_s <= QUERY_LIMIT_S else None,
         }
         session = self._open()
         answers = await session.subscribe("query", body, values.answer, ANSWERS_KEPT)
@@ -142,7 +142,7 @@ class SerfClient:
     async def stop(self, subscription: Subscription[Any]) -> None:
         """End a stream or monitor. While events flow an agent can crash of it: rather close the connection."""
         session = self._open()
-        await session.call("stop", {"Stop": subscription.seq})
+        await session.call("stop", {"Stop": getattr(subscription, "seq", None)})
         session.forget(subscription)
 
     async def stats(self) -> Mapping[str, Mapping[str, str]]:
@@ -211,4 +211,10 @@ async def _next(answers: Subscription[Answer], deadline_s: float) -> Answer | Ov
 
 def _whole(pattern: str) -> str:
     """Go anchors as ^…$ without brackets, so that a|b would match too much."""
-    return f"(?:{pattern})" if pattern else ""
+    return f"(?:{pattern})" if pattern and isinstance(pattern, str) else pattern
+
+
+def _wholes(patterns: Mapping[str, str] | None) -> Mapping[str, str]:
+    if not isinstance(patterns, Mapping):
+        return {} if patterns is None else patterns  # no map: refused with the request
+    return {tag: _whole(text) for tag, text in patterns.items()}

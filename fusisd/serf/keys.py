@@ -24,10 +24,11 @@ log = logging.getLogger(__name__)
 
 def load_or_make_key(path: Path) -> str:
     """The gossip encryption key in this file (32 bytes in base64), made 0600 when absent. Raises SupervisorError."""
-    return load_or_make(path, lambda: base64.b64encode(secrets.token_bytes(32)).decode())
+    load_or_make(path, lambda: base64.b64encode(secrets.token_bytes(32)).decode())
+    return load_key(path, "put back the file that was there; a new key is for a cluster that has none yet")
 
 
-def load_key(path: Path) -> str:
+def load_key(path: Path, mend: str = "`fusisctl join-command` on the balancer prints how to get it") -> str:
     """The gossip key that somebody put there. Raises SupervisorError: unreadable, open to others, not a key."""
     key = load_secret(path)
     try:
@@ -35,12 +36,12 @@ def load_key(path: Path) -> str:
     except ValueError:
         size = 0
     if size not in (16, 24, 32):
-        raise SupervisorError(f"{path} holds no Serf key; `fusisctl join-command` on the balancer prints how to get it")
+        raise SupervisorError(f"{path} holds no Serf key; {mend}")
     return key
 
 
 def load_secret(path: Path) -> str:
-    """What stands in a file that only we can read. Raises SupervisorError."""
+    """What stands in a file that only we can read. Raises SupervisorError: unreadable, open to others, empty."""
     try:
         mode = path.stat().st_mode
         text = path.read_text("ascii").strip()
@@ -48,6 +49,8 @@ def load_secret(path: Path) -> str:
         raise SupervisorError(f"cannot read the key file {path}: {error}") from None
     if mode & 0o077:
         raise SupervisorError(f"{path} can be read by others: chmod 600 {path}")
+    if not text:
+        raise SupervisorError(f"{path} is empty: put back what was there, or remove it")
     return text
 
 
@@ -57,9 +60,9 @@ def load_or_make(path: Path, make: Callable[[], str]) -> str:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             write_private(path, f"{make()}\n")
-        return path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SupervisorError(f"cannot read or make {path}: {error}") from None
+    except OSError as error:
+        raise SupervisorError(f"cannot make {path}: {error}") from None
+    return load_secret(path)
 
 
 class Keyring:

@@ -126,11 +126,13 @@ COMMANDS: Mapping[str, Row] = {
 
 def checked(command: str, body: Mapping[str, Any] | None) -> Row:
     """The command's row, when this request fits it. Raises SerfMisuse, which never shows a value (one is a secret)."""
-    row = COMMANDS.get(command)
+    row = COMMANDS.get(command) if isinstance(command, str) else None
     if row is None:
         raise SerfMisuse(f"Serf has no command {command!r}")
     if (body is None) != (row.needs is None):
         raise SerfMisuse(f"{command} takes {'no' if row.needs is None else 'a'} body")
+    if body is not None and not isinstance(body, Mapping):
+        raise SerfMisuse(f"{command}: a body is a map, not this {type(body).__name__}")
     if body is None or row.needs is None:
         return row
     known = {**row.needs, **row.may}

@@ -6,7 +6,8 @@ of messages.COMMANDS, which says what must come next.
 
 A header that nobody expects, or an object that is not what must come, is a SerfProtocolError: from then on the connection is
 of no use. Our own misuse is a SerfMisuse. Nothing else escapes from here, whatever the bytes, and no bytes make it
-hold more than MAX_OBJECT of them. Text that is no UTF-8 (a tag may hold any bytes) survives by surrogateescape.
+hold more than MAX_OBJECT of them (as Python objects they may take sixty times that: who speaks here is our own agent).
+Text that is no UTF-8 (a tag may hold any bytes) survives by surrogateescape.
 Does not: know what bodies mean (values.py).
 """
 

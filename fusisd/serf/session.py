@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from fusisd.serf.errors import SerfError, SerfProtocolError, SerfRefused
+from fusisd.serf.errors import SerfError, SerfMisuse, SerfProtocolError, SerfRefused
 from fusisd.serf.messages import COMMANDS
 from fusisd.serf.protocol import Connection, Record, Reply
 
@@ -204,13 +204,15 @@ class Session:
 
 
 async def open_session(host: str, port: int, timeout_s: float) -> Session:
-    """A connection on which nothing was said yet. Raises SerfError."""
+    """A connection on which nothing was said yet. Raises SerfError, SerfMisuse."""
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError) as error:
         why = "no answer" if isinstance(error, TimeoutError) else str(error)
         raise SerfError(f"no Serf agent answers at {host}:{port} ({why}); is it running, with -rpc-addr?") from None
+    except (TypeError, ValueError, OverflowError):  # UnicodeError: no name that IDNA could write
+        raise SerfMisuse(f"{host!r} and {port!r} are no host and port") from None
     return Session(reader, writer, timeout_s)
 
 

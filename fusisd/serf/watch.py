@@ -87,7 +87,8 @@ class Rings:
 async def watch(source: Source, on_seen: Callable[[MembersSeen], None], on_lost: Callable[[SerfLost], None]) -> None:
     """Follow the members for ever, over as many connections as it takes; ends when cancelled.
 
-    `on_seen` gets the first list of each connection and then each that differs; `on_lost` each loss, once. Connects again
+    `on_seen` gets the first list of each connection, then each that differs, and one every 10 s all the same, because with
+    time alone a list may come to mean something else; `on_lost` each loss, once. Connects again
     after 0.2 to 5 s, longer each time until a list was seen, a quarter more or less so that many do not do it together.
     """
     epoch, failures = 1, 0
@@ -106,6 +107,7 @@ async def _follow(source: Source, on_seen: Callable[[MembersSeen], None], epoch:
     """One connection: list whenever it is due. Whether a list was seen, and why it ended."""
     now = asyncio.get_running_loop().time
     known: tuple[Member, ...] | None = None
+    told_s = 0.0
     try:
         await source.connect()
         stream = await source.stream(EVENTS, limit=1)
@@ -116,8 +118,8 @@ async def _follow(source: Source, on_seen: Callable[[MembersSeen], None], epoch:
                 continue
             began_s = now()
             members = tuple(sorted(await source.members(), key=lambda member: member.name))
-            if members != known:
-                known = members
+            if members != known or now() - told_s >= RELIST_PERIOD_S:
+                known, told_s = members, now()
                 on_seen(MembersSeen(members, epoch))
             rings.listed(began_s, now())
         return known is not None, stream.over

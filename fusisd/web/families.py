@@ -189,7 +189,7 @@ def exposition(snapshot: Snapshot, reading: Reading) -> str:
 
 def _destination_row(labels: str, view: DestinationView, status: DestinationStatus | None) -> DestinationRow:
     name = view.name or endpoint(view.address, view.port)
-    return DestinationRow(f'{labels},destination="{name}"', view, None if status is None else status.stats, status)
+    return DestinationRow(f'{labels},destination="{escaped(name)}"', view, None if status is None else status.stats, status)
 
 
 def _written(families: tuple[Family, ...], rows: list[Row]) -> Iterator[str]:

@@ -58,7 +58,7 @@ class Metrics:
     def _table(self) -> bytes:
         snapshot, reading, known = self._core.snapshot(), self._core.statistics(), self._written
         if known is None or known.services is not snapshot.services or known.reading is not reading:
-            text = families.exposition(snapshot, reading).encode()
+            text = families.exposition(snapshot, reading).encode("utf-8", "backslashreplace")
             self._written = known = _Written(snapshot.services, reading, text)
         return known.text
 

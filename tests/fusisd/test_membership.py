@@ -1,6 +1,8 @@
-"""From Serf's list to nodes: each case is one that a real Serf showed."""
+"""From Serf's list to nodes, case by case; test_membership_recorded.py replays what real agents listed."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -78,7 +80,15 @@ def test_a_bad_tag_is_named_and_the_node_s_other_services_are_served(text: str) 
     assert "s:bad" in problem
 
 
-def test_odd_names_and_statuses_never_raise() -> None:
+@pytest.mark.parametrize("name", ["ü", "a b", "x\"} 1\nup", "no\udcffutf8", "\x00", "%2F", "", "n" * 200])
+def test_a_node_with_an_odd_name_is_a_node_like_any_other(name: str) -> None:
+    nodes = membership.update({}, [replace(member(1), name=name), member(2)], 0.0)
+    assert nodes[name].offers.keys() == {"web"}
+    assert membership.recalled(membership.memory(nodes), 1.0)[name].offers == nodes[name].offers
+    assert membership.update(nodes, [replace(member(1, "left"), name=name)], 1.0)[name].status is NodeStatus.LEFT
+
+
+def test_odd_tags_and_statuses_never_raise() -> None:
     odd = [member(1, "hibernating"), member(2, tags={"role": "agent", "s:a b": "80", "s:\udcff": "\udcfe"})]
     nodes = membership.update({}, odd, 0.0)
     assert "hibernating" in " ".join(nodes["rs1"].problems)

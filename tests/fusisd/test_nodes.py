@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusisd import membership, tags
-from fusisd.membership import WITHDRAWN_KEPT_S, Nodes
+from fusisd.membership import LOST_AFTER_S, WITHDRAWN_KEPT_S, Nodes
 from fusisd.model import Node, NodeStatus
 from fusisd.nodes import DRAINS, MEANING, TABLE, Sight, diagram, sight_of
 from fusisd.serf.values import Member
@@ -19,13 +19,22 @@ WORDS = ["alive", "leaving", "left", "failed", "hibernating"]
 TAGS = [{"role": "agent", "s:web": "80/route/1"}, {"role": "agent", "s:web": "81/route/1", "s:dns": "53"}]
 TAGS += [{"role": "agent"}, {"role": "balancer", "s:web": "80"}, {}]
 
+ODD = "<nil>"  # as Go shows an address of no length
+WHERE = ["", "10.9.0.1", ODD]  # "": its own
+
+
+def seen(number: int, word: str, said: dict[str, str], address: str) -> Member:
+    return replace(member(number, word, said), address=address or member(number).address)
+
+
 lists = st.lists(
-    st.builds(member, st.integers(1, 3), st.sampled_from(WORDS), st.sampled_from(TAGS)),
+    st.builds(seen, st.integers(1, 3), st.sampled_from(WORDS), st.sampled_from(TAGS), st.sampled_from(WHERE)),
     max_size=3,
     unique_by=lambda one: one.name,
 )
-# None is our own restart. Jumps of the clock reach the end of what is remembered of a withdrawal.
-stories = st.lists(st.tuples(st.none() | lists, st.sampled_from([0.0, 0.5, 60.0, WITHDRAWN_KEPT_S])), max_size=12)
+# None is our own restart. Jumps of the clock reach the end of what is remembered of a withdrawal, and of a node.
+GAPS_S = [0.0, 0.5, 60.0, WITHDRAWN_KEPT_S, LOST_AFTER_S + 1]
+stories = st.lists(st.tuples(st.none() | lists, st.sampled_from(GAPS_S)), max_size=12)
 Story = list[tuple[list[Member] | None, float]]
 
 
@@ -46,8 +55,9 @@ def test_the_table_is_whole_and_a_word_counts_the_same_whatever_was_before() -> 
     assert set(TABLE) == {(status, sight) for status in NodeStatus for sight in Sight}
     assert set(MEANING) == set(Sight)
     for (_, sight), status in TABLE.items():
-        if sight not in (Sight.OTHER, Sight.ABSENT, Sight.GONE):
+        if sight not in (Sight.OTHER, Sight.ABSENT, Sight.GONE, Sight.LOST):
             assert status is NodeStatus(sight.value)
+    assert {status for (_, sight), status in TABLE.items() if sight is Sight.LOST} == {NodeStatus.UNSEEN}
 
 
 def test_absence_and_unknown_words_are_no_evidence() -> None:
@@ -70,7 +80,7 @@ def test_the_diagram_draws_every_change_of_the_table() -> None:
     outside = {NodeStatus.UNSEEN: "[*]"}
     changes = {(outside.get(a, a.value), outside.get(b, b.value)) for (a, _), b in TABLE.items() if a is not b}
     assert drawn == changes | {("[*]", "remembered")}
-    assert "    left --> [*]: absent for long\n" in diagram()
+    assert "    left --> [*]: absent for long, absent and of no use\n" in diagram()
 
 
 @given(stories)
@@ -79,11 +89,16 @@ def test_a_list_that_leaves_a_node_out_changes_nothing_of_it(story: Story) -> No
         if members is None:
             continue
         for name in before.keys() - {one.name for one in members}:
+            since_s = before[name].missing_s
             if before[name].status in DRAINS and now_s - before[name].since_s > WITHDRAWN_KEPT_S:
                 assert name not in after
+            elif since_s is not None and now_s - since_s > LOST_AFTER_S:
+                assert name not in after
+                kept = membership.update(before, members, now_s, serving=before.keys)
+                assert kept[name] == before[name], "what serves is not lost"
             else:
-                assert after[name].missing
-                assert replace(after[name], missing=before[name].missing) == before[name]
+                assert after[name].missing_s == (now_s if since_s is None else since_s)
+                assert replace(after[name], missing_s=since_s) == before[name]
 
 
 @given(stories)
@@ -95,8 +110,15 @@ def test_what_a_list_shows_is_what_we_hold(story: Story) -> None:
                 continue
             node = after[one.name]
             assert not node.missing
-            assert node.address == one.address
             assert node.status.value == one.status or (one.status == "hibernating" and node.problems)
+            if one.address == ODD:
+                assert node.problems
+                assert node.address == (before[one.name].address if one.name in before else "")
+            else:
+                assert node.address == one.address
+            if not node.address:
+                assert node.offers == {}
+                continue
             assert set(tags.decode_all(one.tags)[0]) == set(node.offers) - set(node.withdrawn)
 
 
@@ -109,6 +131,8 @@ def test_a_status_is_as_old_as_its_first_sight_and_a_drain_of_a_node_survives_ou
             known = before.get(name)
             if members is None:
                 assert node.status is NodeStatus.REMEMBERED
+            elif known is not None and known.address != node.address:
+                assert node.since_s == now_s, "a node that moved is a new one"
             elif known is not None and (known.status is node.status or {known.status, node.status} <= DRAINS):
                 assert node.since_s == known.since_s
             elif known is None or known.status is not NodeStatus.REMEMBERED:

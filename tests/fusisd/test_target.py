@@ -8,8 +8,9 @@ import pytest
 
 from fusisd import membership, target
 from fusisd.drains import QUIET_S
-from fusisd.model import CheckState, Health, Intent, Masquerade
+from fusisd.model import CheckState, CheckTarget, Health, Intent, Masquerade
 from fusisd.ports import KernelDestination, KernelService
+from fusisd.serf.values import Member
 from fusisd.target import Target, World
 from pyipvs import Destination, Protocol, Service, ServiceKey
 from tests.fusisd.world import ALONE, NAT, ROUTE, UP, VIP, WEB_KEY, alone, at, down, member, web
@@ -48,6 +49,52 @@ def test_a_new_server_waits_for_its_first_pass() -> None:
 
 def test_after_our_restart_the_kernel_s_weights_stand_until_the_first_result() -> None:
     assert weights(build([member(1)], {alone(1): UNKNOWN}, {1: 7})) == {"rs1": 7}
+
+
+def twice(name: str, status: str = "alive", tags: dict[str, str] | None = None) -> Member:
+    """Server 1 under another name."""
+    return replace(member(1, status, tags), name=name)
+
+
+@pytest.mark.parametrize("old", [twice("a-old", "left"), twice("a-old", "failed"),
+                                 twice("a-old", tags={"role": "agent", "s:web": "80/route/1/drain"}),
+                                 twice("a-old", tags={"role": "agent", "s:web": "80/route/1/down"})])  # fmt: skip
+def test_a_server_that_comes_back_under_another_name_is_taken(old: Member) -> None:
+    nodes = membership.update({}, [old], 0.0)
+    built = build([old, member(1)], {alone(1): UP}, nodes=nodes)
+    assert weights(built)["rs1"] == 1
+    assert states(built)["a-old"] == "refused"
+
+
+def test_nobody_takes_another_s_place_by_its_name_and_what_was_recalled_gives_way_to_who_is_there() -> None:
+    nodes = membership.update({}, [member(1)], 0.0)
+    nodes = membership.update(nodes, [twice("a-evil"), member(1)], 10.0)
+    intent, offers = Intent({"web": web(check=ALONE)}), target.offered(nodes)
+    world = World(intent, nodes, {alone(1): UP}, {}, frozenset({WEB_KEY}), offers=offers)
+    built = target.build(world, 10.0)
+    assert weights(built) == {"a-evil": None, "rs1": 1}
+    (refused,) = [verdict for verdict in built.services[WEB_KEY].verdicts if verdict.state == "refused"]
+    assert "is destination rs1 already" in refused.reason
+    recalled = membership.update(membership.recalled(membership.memory(nodes), 20.0), [member(1)], 20.0)
+    built = build(nodes=recalled, members=[member(1)], health={alone(1): UP})
+    assert weights(built) == {"a-evil": None, "rs1": 1}
+
+
+def test_the_vip_itself_is_no_server() -> None:
+    built = build([replace(member(1), address=VIP)], {CheckTarget(VIP, 80, ALONE): UP})
+    assert states(built) == {"rs1": "refused"}
+
+
+def test_a_node_that_moved_is_served_at_its_new_address_and_its_old_one_goes() -> None:
+    nodes = membership.update({}, [member(1), member(2)], 0.0)
+    moved = replace(member(1), address="10.0.0.13")
+    built = build([moved, member(2)], {alone(1): UP, alone(2): UP}, {1: 1, 2: 1}, nodes=nodes)
+    assert weights(built) == {"rs1": None, "rs2": 1}, "checked anew"
+    assert set(built.services[WEB_KEY].destinations()) == {("10.0.0.12", 80)}
+    assert weights(build([moved, member(2)], {alone(3): UP, alone(2): UP}, {2: 1}, nodes=nodes)) == {"rs1": 1, "rs2": 1}
+    leaving = membership.update(nodes, [member(1, "left"), member(2)], 1.0)
+    built = build([moved, member(2)], {alone(3): UP, alone(2): UP}, {1: 0, 2: 1}, nodes=leaving)
+    assert weights(built) == {"rs1": 1, "rs2": 1}, "the drain at the old address is not the new one's"
 
 
 @pytest.mark.parametrize("status", ["left", "leaving"])

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,20 @@ def samples(text: str) -> dict[str, float]:
             labels = ",".join(f"{key}={value}" for key, value in sorted(sample.labels.items()))
             found[f"{sample.name}{{{labels}}}"] = sample.value
     return found
+
+
+def test_a_node_s_name_is_a_label_s_value_and_nothing_else() -> None:
+    core = LiveCore()
+    odd = ['x"} 1\nfusis_up{forged="yes', "back\\slash", "no\udcffutf8"]
+    members = tuple(replace(member(number), name=name) for number, name in enumerate(odd, 1))
+    core.daemon.turn(Committed(Intent({"web": web()}, 1), OURS), MembersSeen(members))
+    core.read()
+    found = samples(scrape(app_of(core)).body.decode())
+    weights = {sample for sample in found if sample.startswith("fusis_destination_weight{")}
+    assert weights == {
+        f"fusis_destination_weight{{destination={name},service=web}}" for name in (odd[0], odd[1], "no\\udcffutf8")
+    }
+    assert not any(sample.startswith("fusis_up") for sample in found)
 
 
 def test_services_and_destinations_are_there_by_name(core: LiveCore) -> None:

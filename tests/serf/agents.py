@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -34,10 +35,17 @@ class Agents:
             self.kill(number)
 
     def start(
-        self, number: int, *tags: str, join: int | None = None, key: str = "", auth: str = "", port: int = 7946
+        self,
+        number: int,
+        *tags: str,
+        join: int | None = None,
+        key: str = "",
+        auth: str = "",
+        port: int = 7946,
+        name: str = "",
     ) -> tuple[str, int]:
-        """Start agent n<number>, gossiping on `port`; where its RPC listens (about a second later)."""
-        words = ["serf", "agent", f"-node=n{number}", f"-bind={address(number)}:{port}"]
+        """Start agent n<number> (or `name`), gossiping on `port`; where its RPC listens (about a second later)."""
+        words = ["serf", "agent", f"-node={name or f'n{number}'}", f"-bind={address(number)}:{port}"]
         words.append(f"-rpc-addr={address(number)}:7373")
         words += ["-profile=local", "-log-level=err", *(f"-tag={tag}" for tag in tags)]
         settings = {name: value for name, value in (("encrypt_key", key), ("rpc_auth", auth)) if value}
@@ -52,6 +60,15 @@ class Agents:
             words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         return address(number), 7373
+
+    def stop(self, *numbers: int) -> None:
+        """They answer nobody, until they go on."""
+        for number in numbers:
+            self._running[number].send_signal(signal.SIGSTOP)
+
+    def go_on(self, *numbers: int) -> None:
+        for number in numbers:
+            self._running[number].send_signal(signal.SIGCONT)
 
     def kill(self, number: int) -> None:
         """kill -9, without a word."""

@@ -9,7 +9,16 @@ import msgpack
 import pytest
 
 from fusisd.serf.client import DOORBELL, MembersSeen, SerfClient, SerfError, SerfLost
+from fusisd.serf.errors import SerfMisuse
 from tests.serf.agents import Agents, address
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("a..b", 7373), ("x" * 70 + ".com", 7373), ("127.0.0.1", 70000), ("127.0.0.1", -1), ("a\0b", 1)]
+)
+def test_what_is_no_host_and_port_is_our_misuse(host: str, port: int) -> None:
+    with pytest.raises(SerfMisuse, match="no host and port"):
+        asyncio.run(SerfClient(host, port).connect())
 
 
 def test_every_verb_on_a_real_agent(agents: Agents) -> None:

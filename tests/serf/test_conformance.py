@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgpack
 import pytest
@@ -222,6 +224,17 @@ def test_a_misuse_leaves_the_connection_as_it_was(run: Callable[..., None]) -> N
                 await client.event(b"bytes")  # type: ignore[arg-type]
             with pytest.raises(SerfMisuse):
                 await client.call("members", {})
+            odd: Any = client
+            for verb, given in (
+                (odd.join, "10.0.0.1"), (odd.join, 5), (odd.set_tags, None), (odd.set_tags, [1]), (odd.stop, None),
+                (odd.stream, 5), (lambda words: odd.members_filtered(tags=words), ["a"]),
+                (lambda words: odd.call(words, {}), []), (lambda words: odd.call("auth", words), [1]),
+            ):  # fmt: skip
+                with pytest.raises(SerfMisuse):
+                    await verb(given)
+            for asked in ({"timeout_s": math.nan}, {"timeout_s": math.inf}, {"timeout_s": -1}, {"nodes": "abc"}):
+                with pytest.raises(SerfMisuse):
+                    await anext(odd.query("x", **asked))
             assert await client.members()
 
     run(scenario)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,6 +57,26 @@ def test_who_is_refused_is_named_with_the_reason_and_the_way_out(dry: Dry, agent
     assert f"node n4: refused: {address(4)} is in no network that may join" in done.stdout
     assert "node n3: service 'web' refused" in done.stdout
     assert "s3cret" not in dry.log.read_text()
+
+
+def test_who_may_join_is_decided_anew_by_sighup_though_nobody_in_serf_moves(tmp_path: Path, agents: Agents) -> None:
+    config = tmp_path / "fusisd.toml"
+    agents.start(1, "role=balancer")
+    agents.start(2, "role=agent", TAG, join=1)
+    config.write_text(f'serf_allow = ["{address(2)}"]\n')
+    running = Dry(tmp_path)
+    running.start(running.command("--serf", f"{address(1)}:7373", "--config", str(config)))
+    try:
+        assert running.ask("POST", "/services", WEB)[0] == 200
+        poll(lambda: destinations(running) == {"n2": address(2)}, 60, "n2 to serve")
+        config.write_text('serf_allow = ["10.0.0.0/8"]\n')
+        running.tell(signal.SIGHUP)
+        poll(lambda: destinations(running) == {}, 60, "n2 to be refused")
+        config.write_text(f'serf_allow = ["{address(2)}"]\n')
+        running.tell(signal.SIGHUP)
+        poll(lambda: destinations(running) == {"n2": address(2)}, 60, "n2 to serve again")
+    finally:
+        running.close()
 
 
 def test_a_key_file_that_others_can_read_is_not_used_and_the_status_says_why(tmp_path: Path, agents: Agents) -> None:

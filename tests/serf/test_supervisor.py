@@ -121,6 +121,24 @@ def test_a_bad_key_file_is_refused_with_its_mend(tmp_path: Path, text: str, mode
         load_key(file)
 
 
+def test_the_balancer_s_own_keys_are_looked_at_as_a_server_s_are(tmp_path: Path) -> None:
+    for name, text, mode, said in (
+        ("key", "not a key", 0o600, "put back"),
+        ("key", "", 0o600, "empty"),
+        ("key", "cg8StVXbQJ0gPvMd9o7yrg==", 0o644, "chmod 600"),
+    ):
+        file = tmp_path / name
+        file.write_text(text)
+        file.chmod(mode)
+        with pytest.raises(SupervisorError, match=said):
+            load_or_make_key(file)
+    (tmp_path / "serf").mkdir()
+    (tmp_path / "serf" / "rpc-key").write_text("")
+    (tmp_path / "serf" / "rpc-key").chmod(0o600)
+    with pytest.raises(SupervisorError, match="empty"):
+        managed(tmp_path)
+
+
 def test_without_serf_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SupervisorError, match="apt-get install serf"):
