@@ -81,9 +81,9 @@ soak: setup ## over an hour on real IPVS: random changes by several processes, a
 	@tests/promtool
 	@EXAMPLES=300 $(PYTHON) -m pytest -s -p no:cacheprovider tests/fusisd/test_web_schemathesis.py
 	@AGENTS=150 $(PYTHON) -m pytest -s -p no:cacheprovider tests/serf/test_crowd.py
-	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 MACHINES=300 METHODS=all \
-	    $(PYTHON) -m pytest -s -p no:cacheprovider tests/kernel/test_soak.py tests/kernel/test_growth.py tests/kernel/test_campaign.py \
-	    tests/kernel/test_machine.py tests/kernel/test_agent_methods.py tests/kernel/test_agent_six.py
+	@$(LAB) --auto --timeout 5400 -- env SOAK_S=600 GROWTH_OPERATIONS=1000000 LIVES=200 MACHINES=300 \
+	    $(PYTHON) -m pytest -s -p no:cacheprovider tests/kernel/test_soak.py tests/kernel/test_growth.py \
+	    tests/kernel/test_campaign.py tests/kernel/test_machine.py
 	@$(PYTHON) -m tests.bench.attack
 
 clean: ## remove what was built

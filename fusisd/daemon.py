@@ -19,16 +19,15 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from fusisd import heartbeat, logs, systemd
 from fusisd.bridge import Bridge
 from fusisd.committer import Committer
 from fusisd.config import RELOADED, Config
 from fusisd.control import Control
-from fusisd.counts import Counts, Histogram
+from fusisd.counts import Counts
 from fusisd.door import Door
 from fusisd.errors import FusisError, StartupError, StoreError
 from fusisd.health.asking import DIRECT, Way
@@ -50,6 +49,8 @@ from fusisd.serf.keys import load_or_make_key, load_secret
 from fusisd.serf.supervisor import ManagedAgent
 from fusisd.statistics import Statistics
 from fusisd.store.sqlite import SqliteIntents, SqliteLocal, lock_state, machine_identity, open_database, set_aside
+from fusisd.store.thread import StoreThread
+from fusisd.tags import BALANCER_ROLE, ROLE_TAG
 from fusisd.web.front import Front
 from fusisd.web.server import TcpListener, WebServer
 from pyipvs import IPVS, IPVSError, ServiceKey, TableProbe
@@ -57,36 +58,9 @@ from pyipvs import IPVS, IPVSError, ServiceKey, TableProbe
 log = logging.getLogger(__name__)
 clock = time.monotonic
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 STORE = "fusisd.db"
 SERF_RETRY_S = 5.0
 SERF_START_LIMIT_S = 15.0
-
-
-class StoreThread:
-    """The one thread that touches the stores; fulfils ports.StoreCall."""
-
-    def __init__(self, seconds: Histogram) -> None:
-        """The thread starts with the first call; each call's time goes into `seconds`."""
-        self._executor, self._seconds = ThreadPoolExecutor(1, "store"), seconds
-
-    def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """See ports.StoreCall."""
-
-        def timed() -> T:
-            began_s = clock()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._seconds.note(clock() - began_s)
-
-        return asyncio.get_running_loop().run_in_executor(self._executor, timed)
-
-    def close(self) -> None:
-        """Wait for what is being written."""
-        self._executor.shutdown(wait=True)
 
 
 @dataclass(slots=True)
@@ -105,7 +79,7 @@ class Daemon:
         """Nothing is touched before `run`. `reread` reads the configuration as it is now; raises StartupError."""
         self._config, self._reread = config, reread
         self._counts = Counts()
-        self._store_call = StoreThread(self._counts.storing)
+        self._store_call = StoreThread(self._counts.storing.note, clock)
         self._control: Control | None = None
         self._front: Front | None = None
         self._own: list[str] = []
@@ -258,7 +232,7 @@ class Daemon:
             bind=f"[{own[0]}]:{config.serf_bind_port}" if ":" in own[0] else f"{own[0]}:{config.serf_bind_port}",
             rpc_port=config.serf_rpc[1],
             key=load_or_make_key(directory / "key"),
-            tags={"role": "balancer"},
+            tags={ROLE_TAG: BALANCER_ROLE},
         )
 
     def _reload(self) -> None:

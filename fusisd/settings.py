@@ -8,11 +8,11 @@ Does not: know what an option means.
 from __future__ import annotations
 
 import argparse
-import tomllib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from fusisd import toml
 from fusisd.errors import Invalid, StartupError
 from fusisd.fields import Reader, list_of, one_of, read_object, text, truth, whole
 
@@ -54,10 +54,10 @@ def _words(known: dict[str, argparse.Action], path: Path, given: Collection[str]
 
 def _read(path: Path, readers: dict[str, Reader[Any]]) -> dict[str, Any]:
     try:
-        return read_object(tomllib.loads(path.read_text("utf-8")), "", readers)
+        return read_object(toml.tables(path.read_text("utf-8")), "", readers)
     except (OSError, UnicodeDecodeError) as error:
         raise StartupError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}", 2) from None
-    except (tomllib.TOMLDecodeError, Invalid) as error:
+    except Invalid as error:
         raise StartupError(f"{path}: {error}", 2) from None
 
 

@@ -16,6 +16,7 @@ from pyipvs import ForwardingMethod, Tunnel, TunnelType
 
 ROLE_TAG = "role"
 AGENT_ROLE = "agent"
+BALANCER_ROLE = "balancer"
 SERVICE_TAG_PREFIX = "s:"
 SIZE_LIMIT = 512
 GUE_PORT = 6080  # IANA's, and the one that is meant when none is said

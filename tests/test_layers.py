@@ -16,7 +16,7 @@ TREES = {path: ast.parse(source) for path, source in SOURCES.items()}
 ONLY = {
     "ctypes": ("pyipvs/_libnl.py",),
     "threading": ("fusisd/web/",),
-    "concurrent": ("fusisd/bridge.py", "fusisd/daemon.py", "fusisd/kernel/host.py"),  # the store's and the host's thread
+    "concurrent": ("fusisd/bridge.py", "fusisd/store/thread.py", "fusisd/kernel/host.py"),
     "subprocess": ("fusisd/kernel/command.py", "fusisd/agent/"),
     "msgpack": ("fusisd/serf/protocol.py",),
     "bottle": ("fusisd/web/",),

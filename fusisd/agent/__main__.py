@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fusisd import logs
-from fusisd.agent import commands, config, orders
+from fusisd.agent import commands, config, orders, signals
 from fusisd.errors import FusisError, Invalid, StartupError
 
 _ORDERS = {
@@ -46,6 +46,7 @@ def _ordered(line: argparse.Namespace) -> int:
 
 def run(words: Sequence[str], line: argparse.Namespace) -> int:
     """Run until a signal. Raises FusisError."""
+    signals.hold_back()
     try:
         from fusisd.agent.agent import Agent
     except ModuleNotFoundError as error:

@@ -12,20 +12,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusisd.agent import connections, host, orders, states
+from fusisd.agent import connections, host, orders, signals, states
 from fusisd.agent.config import Config, ServiceConfig
+from fusisd.agent.joining import Joining, endpoint
 from fusisd.agent.prepare import checked_at
 from fusisd.agent.preparing import Preparing
 from fusisd.agent.probe import FALL, FAST_INTERVAL_S, INTERVAL_S, failure
 from fusisd.agent.record import RecordFile
-from fusisd.agent.standing import Standing, Standings
+from fusisd.agent.standing import Standing, Standings, shared
 from fusisd.agent.states import Event, State
 from fusisd.errors import Invalid, StartupError
+from fusisd.fields import list_of, text
 from fusisd.serf.client import DOORBELL, SerfClient, SerfError
 from fusisd.serf.errors import SupervisorError
 from fusisd.serf.keys import load_key
@@ -55,21 +56,22 @@ class Agent:
         self._config, self._again, self._line = config, again, list(line)
         try:
             key = load_key(config.key_file)
+            self._joining = Joining(config.balancers, config.bind_port, self._client, lambda: self._rows.changed.set())
             self._address = host.own_address(config.iface, config.balancers[0])
             lock_state(config.state_dir, "fusis-agent")
             self._serf = ManagedAgent(
                 state_dir=config.state_dir,
                 node=config.name,
-                bind=_endpoint(self._address, config.bind_port),
+                bind=endpoint(self._address, config.bind_port),
                 rpc_port=config.rpc_port,
                 key=key,
                 tags={"role": "agent"},
-                join=self._joins(),
+                join=self._joining.endpoints,
             )
         except SupervisorError as error:
             raise StartupError(str(error)) from None
         self._file = RecordFile(config.state_dir / "host.json", host.machine())
-        self._told, self._joined = False, False
+        self._told = self._offered = self._leaving = False
 
     async def run(self) -> None:
         """Serve until a signal. Raises StartupError when Serf cannot be run."""
@@ -78,9 +80,7 @@ class Agent:
         self._preparing = Preparing(self._config, self._address, self._rows, self._file)
         self._watchers: dict[str, asyncio.Task[None]] = {}
         leave, keep = asyncio.Event(), asyncio.Event()
-        for number, event in ((signal.SIGTERM, leave), (signal.SIGINT, leave), (signal.SIGUSR2, keep)):
-            loop.add_signal_handler(number, event.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signals.listen(leave.set, keep.set, self._reload)
         serving = loop.create_task(self._serve())
         tasks: list[asyncio.Task[Any]] = [serving, loop.create_task(leave.wait()), loop.create_task(keep.wait())]
         try:
@@ -105,14 +105,16 @@ class Agent:
         log.info("left the cluster")
         for sentence in await self._preparing.undo():
             log.warning("not undone reason=%s", sentence)
-        self._config.orders.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._config.orders.unlink()
 
     async def _drained(self, hurry: asyncio.Event) -> None:
         """Say drain, and wait until the balancers must have seen it and no connection is left, or the limit is over."""
         notify(f"STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC={round((self._config.drain_s + GOODBYE_S) * 1e6)}")
+        self._leaving = True
         for row in self._rows:
             self._rows.happened(row.config.name, Event.LEAVE)
-        if self._joined:
+        if self._offered:
             await self._quiet([row.config for row in self._rows], hurry)
 
     async def _quiet(self, services: list[ServiceConfig], hurry: asyncio.Event) -> None:
@@ -139,7 +141,7 @@ class Agent:
             await self._start()
             notify("READY=1")
             taking = orders.serve(self._config.orders, self.carry)
-            running = (self._serf.supervise(), self._offer(), self._preparing.run(), taking)
+            running = (self._serf.supervise(), self._offer(), self._joining.run(), self._preparing.run(), taking)
             jobs += [asyncio.create_task(job) for job in running]
             await asyncio.gather(*jobs)
         except (SupervisorError, OSError) as error:
@@ -184,18 +186,24 @@ class Agent:
 
     def carry(self, order: dict[str, Any]) -> dict[str, Any]:
         """Carry an order out. Raises Invalid."""
-        do, names = order.get("do"), order.get("services") or [row.config.name for row in self._rows]
-        for name in names:
+        do, asked = str(order.get("do")), list_of(text)(order.get("services", []), "services")
+        names = list(asked) or [row.config.name for row in self._rows]
+        share = str(order.get("weight", ""))
+        for name in names:  # all of it is looked at before anything is done
             if name not in self._rows:
                 raise Invalid(f"this agent has no service {name}", "services")
             if do == "weight":
-                self._rows.share(name, str(order.get("weight", "")))
-            elif do in _ORDERED:
+                shared(self._rows[name].config.weight, share)
+        if do == "weight":
+            for name in names:
+                self._rows.share(name, share)
+        elif do in _ORDERED:
+            for name in names:
                 self._rows.happened(name, _ORDERED[do], "ordered")
-            elif do != "status":
-                raise Invalid(f"no such order: {do!r}")
+        elif do != "status":
+            raise Invalid(f"no such order: {do!r}")
         if do != "status":
-            self._remember(str(do), names)
+            self._remember(do, names)
             self._preparing.kick()
         return self._status()
 
@@ -211,7 +219,8 @@ class Agent:
             "node": config.name,
             "address": self._address,
             "balancers": list(config.balancers),
-            "joined": self._joined,
+            "joined": bool(self._joining.alive),
+            "joined_to": list(self._joining.alive),
             "problems": list(self._preparing.problems),
             "line": self._line,
             "services": self._rows.rows(),
@@ -219,6 +228,9 @@ class Agent:
 
     def _reload(self) -> None:
         """Read the configuration again; a wrong one changes nothing."""
+        if self._leaving:
+            log.warning("not reloaded reason=leaving")
+            return
         try:
             config = self._again()
         except Invalid as error:
@@ -289,12 +301,12 @@ class Agent:
                 await client.connect()
                 await bell.connect()
                 await self._set_tags(client, bell)
-                await self._join(client)
                 failures = 0
                 while True:  # until the agent is gone: SerfError
                     await self._changed(LOOK_PERIOD_S)
                     await self._set_tags(client, bell)
             except (SerfError, Invalid) as error:
+                self._joining.look(())
                 pause_s = RETRY_S[min(failures, len(RETRY_S) - 1)]
                 failures += 1
                 log.warning("serf failed reason=%s next_try_s=%.1f", error, pause_s)
@@ -317,8 +329,12 @@ class Agent:
         Serf answers `tags` 0.3 to 0.5 s after it has begun to tell them, so a second connection rings meanwhile.
         """
         self._rows.changed.clear()
-        present = {member.name: member.tags for member in await client.members()}.get(self._config.name, {})
+        members = await client.members()
+        self._joining.look(members)
+        self._tell()
+        present = next((member.tags for member in members if member.name == self._config.name), {})
         wanted = self._rows.tags(present)
+        self._offered = any(tag.startswith(SERVICE_TAG_PREFIX) for tag in (*present, *wanted))
         stale = tuple(tag for tag in present if tag.startswith(SERVICE_TAG_PREFIX) and tag not in wanted)
         self._serf.start_with(wanted)
         if stale or any(present.get(tag) != text for tag, text in wanted.items()):
@@ -326,23 +342,17 @@ class Agent:
             await client.event(DOORBELL)
         notify("STATUS=" + ", ".join(f"{row.config.name} {row.state.value}" for row in self._rows))
 
-    async def _join(self, client: SerfClient) -> None:
-        """Join by any balancer. Serf itself goes on trying too (retry_join)."""
-        await client.join(list(self._joins()))
-        await client.event(DOORBELL)
-        self._joined = True
-        if not self._told:
-            self._told = True
-            for row in self._rows:
-                config = row.config
-                offer = f"{config.name} on {_endpoint(self._address, config.port)}"
-                how = f"{config.method}, weight {row.weight}"
-                with contextlib.suppress(BrokenPipeError):  # nobody reads our words any more: no reason to end
-                    print(f"fusis-agent: {offer} ({how}) joined {', '.join(self._config.balancers)}", flush=True)
-
-    def _joins(self) -> tuple[str, ...]:
-        """Where the balancers gossip."""
-        return tuple(_endpoint(address, self._config.bind_port) for address in self._config.balancers)
+    def _tell(self) -> None:
+        """That we have joined, the first time."""
+        if self._told or not self._joining.alive:
+            return
+        self._told = True
+        for row in self._rows:
+            config = row.config
+            offer = f"{config.name} on {endpoint(self._address, config.port)}"
+            how = f"{config.method}, weight {row.weight}"
+            with contextlib.suppress(BrokenPipeError):  # nobody reads our words any more: no reason to end
+                print(f"fusis-agent: {offer} ({how}) joined {', '.join(self._joining.alive)}", flush=True)
 
     def _client(self) -> SerfClient:
         return SerfClient(*self._serf.rpc, auth_key=self._serf.rpc_auth_key)
@@ -355,7 +365,3 @@ def _last_line(log_file: Path) -> str:
     except OSError as error:
         return str(error)
     return next((line.strip() for line in reversed(lines) if line.strip()), f"it says nothing in {log_file}")
-
-
-def _endpoint(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -20,6 +20,7 @@ from fusisd.agent.facts import look
 from fusisd.agent.learn import NotLearnt, recalled, vip_of
 from fusisd.agent.prepare import Vip
 from fusisd.agent.record import RecordFile
+from fusisd.errors import Invalid
 from fusisd.findings import lines
 from fusisd.store.lock import lock_state
 
@@ -36,7 +37,7 @@ def status(line: argparse.Namespace) -> int:
     if line.json:
         print(json.dumps(found, indent=1))
         return 0 if ready else 1
-    joined = f"joined {', '.join(found['balancers'])}" if found["joined"] else "has not joined yet"
+    joined = f"joined {', '.join(found['joined_to'])}" if found["joined"] else "has not joined, or is cut off"
     print(f"{found['node']} at {found['address']} {joined}")
     _table(found["services"])
     for problem in found["problems"]:
@@ -73,22 +74,26 @@ def _vip(config: Config, service: ServiceConfig, kept: Mapping[str, str]) -> Vip
     """A service's VIP: as configured, as the agent learnt it, as the balancer says."""
     if service.vip is not None:
         return Vip(service.vip, service.port)
-    if not service.needs_vip:
+    if not service.needs_vip and not service.route_back:
         return None
-    if service.name in kept:
-        return recalled(kept[service.name])
     try:
+        if service.name in kept:
+            return recalled(kept[service.name])
         return asyncio.run(vip_of(service.name, config.balancers, config.api_port, frozenset(config.balancers)))
-    except NotLearnt:
+    except (NotLearnt, Invalid):
         return None
 
 
 def undo(line: argparse.Namespace) -> int:
     """Undo what is noted; 1 when something is left."""
     lock_state(line.state_dir, "fusis-agent")
+    if (line.state_dir / "agent.pid").exists():  # Serf outlives an agent that was killed, and says what that said last
+        from fusisd.serf.supervisor import ManagedAgent  # here, for it wants msgpack, and no other order does
+
+        asyncio.run(ManagedAgent(line.state_dir, "", "").stop())
     file = RecordFile(line.state_dir / "host.json", host.machine())
     done = [*file.record.made, *file.record.switches]
-    left = host.Host(file).bring(())
+    left = host.Host(file).bring(()).problems
     if line.json:
         print(json.dumps({"undone": done, "left": left}, indent=1))
         return 1 if left else 0

@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fusisd import toml
 from fusisd.agent.probe import Check, parse_check
 from fusisd.errors import Invalid
 from fusisd.fields import Read, list_of, read_object, seconds, text, text_as, truth, whole
@@ -90,7 +90,14 @@ def _addresses(value: object, place: str) -> tuple[str, ...]:
 
 
 def _path(value: object, place: str) -> Path:
-    return value if isinstance(value, Path) else Path(text(value, place))
+    return value if isinstance(value, Path) else Path(_word(value, place))
+
+
+def _word(value: object, place: str) -> str:
+    found = text(value, place)
+    if not found or not found.isprintable():
+        raise Invalid(f"{place} must be text without control characters", place)
+    return found
 
 
 def _method(value: object, place: str) -> tuple[ForwardingMethod, Tunnel | None]:
@@ -117,7 +124,7 @@ _OPTIONS = {"method": "mode", "route_back": "route-back"}
 _TOP: dict[str, Read[Any]] = {
     "balancer": _addresses,
     "key_file": _path,
-    "iface": text,
+    "iface": _word,
     "name": _NAME,
     "state_dir": _path,
     "rpc_port": whole(1, 65535),
@@ -134,7 +141,12 @@ def read(line: argparse.Namespace) -> Config:
     for key, value in vars(line).items():
         if key in _TOP and value is not None:
             found[key] = _TOP[key](value, f"--{key.replace('_', '-')}")
-    services = {_NAME(name, "service"): _service(name, table, f"service.{name}.") for name, table in tables.items()}
+    services = {}
+    for name, table in tables.items():
+        try:
+            services[_NAME(name, "service")] = _service(name, table, f"service.{name}.")
+        except Invalid as error:
+            raise Invalid(f"{line.config}: {error}", error.field) from None
     if line.service is not None:
         services[line.service] = _service(_NAME(line.service, "--service"), _asked(line), "--")
     for key, option in (("balancer", "--balancer"), ("key_file", "--key-file")):
@@ -172,11 +184,11 @@ def _read_file(path: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
     if path is None:
         return {}, {}
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        document = toml.tables(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise Invalid(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise Invalid(f"{path}: {error}") from None
+    except Invalid as error:
+        raise Invalid(f"{path}: {error}", error.field) from None
     tables = document.pop("service", {})
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise Invalid(f"{path}: services are tables, as [service.web]", "service")
@@ -196,7 +208,7 @@ def _asked(line: argparse.Namespace) -> dict[str, object]:
 def _service(name: str, table: object, place: str) -> ServiceConfig:
     """A service's settings; `place` is what stands before a key's name in a complaint. Raises Invalid."""
     names = {key: f"{place}{key}" if place != "--" else f"--{_OPTIONS.get(key, key)}" for key in _SERVICE}
-    found = read_object(table, "", {key: _placed(reader, names[key]) for key, reader in _SERVICE.items()})
+    found = read_object(table, place.strip(".-"), {key: _placed(reader, names[key]) for key, reader in _SERVICE.items()})
     if "port" not in found:
         raise Invalid(f"{names['port']} is missing", "port")
     method, tunnel = found.pop("method", (ForwardingMethod.NAT, None))

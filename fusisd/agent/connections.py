@@ -9,7 +9,8 @@ import socket
 from collections.abc import Collection
 from pathlib import Path
 
-_OPEN = {"01", "04", "08", "09"}  # ESTABLISHED, FIN_WAIT1, CLOSE_WAIT, LAST_ACK: include/net/tcp_states.h
+_OPEN = {"01", "03", "04", "08", "09", "0B"}
+"""ESTABLISHED, SYN_RECV, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING (include/net/tcp_states.h)."""
 
 
 def is_here(address: str) -> bool:

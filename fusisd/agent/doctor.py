@@ -149,6 +149,8 @@ def _has_vip(name: str, service: ServiceConfig, vip: Vip, facts: Facts) -> Findi
 
 
 def _listening(name: str, service: ServiceConfig, facts: Facts) -> Finding:
+    if service.check.kind == "none":
+        return Finding("listening", name, True, "not checked: its check is none")
     failure = facts.failures.get(name, "")
     if not failure:
         return Finding("listening", name, True, f"port {service.port} answers")

@@ -94,7 +94,7 @@ def _serf(config: Config) -> str:
         found = orders.ask(config.orders, {"do": "status"})
     except FusisError as error:
         return str(error)
-    return "" if found.get("joined") else "the agent runs, and has not joined a balancer yet"
+    return "" if found.get("joined") else "the agent runs, and no balancer in Serf's list is alive"
 
 
 def reaches(balancer: str, mtu: int) -> bool | None:

@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,25 @@ log = logging.getLogger(__name__)
 
 PROC_SYS = Path("/proc/sys")
 LIMIT_S = 10.0
-_ABSENT = ("Cannot assign requested address", "Cannot find device", "No such file", "No such process", "No such device")
+_ABSENT = ("cannot assign requested address", "cannot find device", "no such ", "not found", "does not exist")
+"""How kernels and iproute2 of some years say that what is to go is not there, in small letters."""
 
 
 class HostError(FusisError):
     """A command of the host failed; `str()` is one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What could not be: steps with the reason, and a sentence for each thing of ours that is still there."""
+
+    failed: Mapping[Step, str] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All of it, for people."""
+        return (*self.failed.values(), *self.left)
 
 
 class Host:
@@ -38,19 +53,20 @@ class Host:
         """`record` is what was made here before."""
         self._file = record
 
-    def bring(self, steps: Iterable[Step]) -> tuple[str, ...]:
-        """Make these steps true, and undo what was made for others; a sentence for each that failed."""
+    def bring(self, steps: Iterable[Step]) -> Brought:
+        """Make these steps true, and undo what was made for others. Raises HostError: it cannot be seen what is there, or
+        not be noted what is to be changed."""
         wanted = tuple(steps)
         record = self._file.record
         if not wanted and not record.made and not record.switches:
-            return ()
+            return Brought()
         kept = {step.identity for step in wanted if isinstance(step, Made)}
         there = present(kept) if wanted else frozenset()
         self._note(wanted, there)
-        failures = [said for step in wanted if (said := _make(step, there))]
+        failed = {step: said for step in wanted if (said := _make(step, there))}
         switches = {step.name for step in wanted if isinstance(step, Switch)}
-        failures += self._undo([i for i in record.made if i not in kept], [s for s in record.switches if s not in switches])
-        return tuple(failures)
+        left = self._undo([i for i in record.made if i not in kept], [s for s in record.switches if s not in switches])
+        return Brought(failed, tuple(left))
 
     def _note(self, wanted: tuple[Step, ...], there: frozenset[str]) -> None:
         """Write down what is about to be made. Raises HostError."""
@@ -70,7 +86,7 @@ class Host:
         for identity in reversed(made):
             undo = record.made[identity]
             ended = _ip(undo.family, undo.delete.split()) if undo.delete else None
-            if ended is not None and ended.returncode != 0 and not any(word in ended.stderr for word in _ABSENT):
+            if ended is not None and ended.returncode != 0 and not any(word in ended.stderr.lower() for word in _ABSENT):
                 yield f"ip {undo.delete}: {_said(ended)}"
                 continue
             log.info("undone what=%s", identity)
@@ -179,6 +195,8 @@ def _rule(row: dict[str, Any]) -> str:
 
 def _route(row: dict[str, Any], table: str) -> str:
     words = [row["dst"], *(["via", row["gateway"]] if "gateway" in row else []), "dev", row["dev"]]
+    words += ["onlink"] if "onlink" in row.get("flags", ()) else []
+    words += [*(["metric", str(row["metric"])] if "metric" in row else [])]
     words += [f"advmss {metric['advmss']}" for metric in row.get("metrics", []) if "advmss" in metric]
     return " ".join([*words, f"table {table}"])
 
@@ -242,6 +260,8 @@ def _run(argv: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except FileNotFoundError:
         raise HostError(f"the program {argv[0]} is not installed (Debian: apt-get install iproute2 kmod)") from None
+    except OSError as error:
+        raise HostError(f"cannot run {argv[0]}: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise HostError(f"{' '.join(argv)} did not end within {LIMIT_S:.0f} s") from None
 

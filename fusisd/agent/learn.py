@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from fusisd.agent.prepare import Vip
 from fusisd.errors import FusisError, Invalid
-from fusisd.fields import parsed, text, whole
+from fusisd.fields import parsed, refused_at, text, whole
 from fusisd.model import checked_address
 from pyipvs import Protocol
 
@@ -68,11 +68,12 @@ def _vip(service: str, head: bytes, body: bytes, refused: frozenset[str]) -> Vip
     document = parsed(body.decode("utf-8", "replace"))
     if not isinstance(document, dict) or "address" not in document:
         raise NotLearnt(f"{service} has no address of its own (a fwmark service): its VIP must be given")
-    vip = Vip(
-        checked_address(text(document["address"], "address")),
-        whole(1, 65535)(document.get("port"), "port"),
-        Protocol.of(document.get("protocol", "tcp"), "protocol"),
-    )
+    with refused_at(""):
+        vip = Vip(
+            checked_address(text(document["address"], "address")),
+            whole(1, 65535)(document.get("port"), "port"),
+            Protocol.of(document.get("protocol", "tcp"), "protocol"),
+        )
     if vip.address in refused:
         raise NotLearnt(f"says that {service} is at {vip.address}, which is a server's own address: not believed")
     return vip
@@ -85,5 +86,9 @@ def written(vip: Vip) -> str:
 
 def recalled(kept: str) -> Vip:
     """What was kept. Raises Invalid."""
-    protocol, address, port = kept.split(" ")
-    return Vip(checked_address(address), int(port), Protocol.of(protocol, "protocol"))
+    protocol, _, where = kept.partition(" ")
+    address, _, port = where.partition(" ")
+    if not (port.isascii() and port.isdigit()):
+        raise Invalid(f"{kept!r} is no VIP as it is kept", "vips")
+    with refused_at(""):
+        return Vip(checked_address(address), int(port), Protocol.of(protocol, "protocol"))

@@ -173,6 +173,8 @@ def _route(row: Mapping[str, Any]) -> str:
     if str(row.get("dev", "lo")).startswith((PREFIX, "lo")) or str(row["dst"]).startswith("fe80:"):
         return ""
     words = [str(row["dst"]), *(["via", str(row["gateway"])] if "gateway" in row else []), "dev", str(row["dev"])]
+    words += ["onlink"] if "onlink" in row.get("flags", ()) else []
+    words += ["metric", str(row["metric"])] if "metric" in row else []  # else of two defaults one would replace the other
     return " ".join(words)
 
 

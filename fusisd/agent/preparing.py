@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 from fusisd.agent import host
 from fusisd.agent.config import Config
 from fusisd.agent.learn import NotLearnt, recalled, vip_of, written
-from fusisd.agent.prepare import Vip, steps
+from fusisd.agent.prepare import Step, Vip, steps
 from fusisd.agent.record import RecordFile
 from fusisd.agent.standing import Standing, Standings
-from fusisd.agent.states import Event
+from fusisd.agent.states import Event, State
 from fusisd.errors import FusisError, Invalid
 
 log = logging.getLogger(__name__)
 
 PERIOD_S = 10.0  # how long what somebody else took away stays away
 RETRY_S = 1.0
+_UNSURE = frozenset({State.STARTING, State.PREPARING})
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Preparing:
@@ -69,7 +74,7 @@ class Preparing:
         await asyncio.gather(*self._tasks)
         async with self._lock:
             try:
-                return await asyncio.to_thread(self._host.bring, ())
+                return (await _in_thread(self._host.bring, ())).problems
             except FusisError as error:
                 return (str(error),)
 
@@ -77,15 +82,16 @@ class Preparing:
         """Prepare once; whether everything is as it should be."""
         unknown: dict[str, str] = {}
         for row in self._rows:
-            if (row.config.needs_vip or row.config.route_back) and (said := await self._find_vip(row)):
+            if _touched(row) and (said := await self._find_vip(row)):
                 unknown[row.config.name] = said
-        failures = await self._bring() if self._config.prepare else ()
+        unmade, blind, problems = await self._bring() if self._config.prepare else ({}, False, ())
         for row in self._rows:
             name = row.config.name
-            touched = row.config.needs_vip or row.config.route_back
-            reason = unknown.get(name, "") or ("; ".join(failures) if touched else "")
+            if blind and _touched(row) and name not in unknown and row.state not in _UNSURE:
+                continue  # what was prepared and cannot be looked at is not unprepared
+            reason = unknown.get(name, "") or unmade.get(name, "")
             self._rows.happened(name, Event.UNPREPARED if reason else Event.PREPARED, reason)
-        self._say((*unknown.values(), *failures))
+        self._say((*unknown.values(), *problems))
         return not self.problems
 
     def _say(self, problems: tuple[str, ...]) -> None:
@@ -97,10 +103,12 @@ class Preparing:
     async def _find_vip(self, row: Standing) -> str:
         """Find a service's VIP: as configured, as the balancer says, as it said before; why there is none."""
         config, kept = row.config, self._file.record.vips
+        refused = frozenset({self._address, *self._config.balancers})
+        if config.vip in refused:
+            return f"the VIP {config.vip} is this server's own or a balancer's address: give the service's"
         if config.vip is not None:
             row.vip = Vip(config.vip, config.port)
             return ""
-        refused = frozenset({self._address, *self._config.balancers})
         try:
             row.vip = await vip_of(config.name, self._config.balancers, self._config.api_port, refused)
         except NotLearnt as error:
@@ -112,29 +120,52 @@ class Preparing:
             await self._keep()
         return ""
 
-    async def _bring(self) -> tuple[str, ...]:
-        """Make the steps of all services true; what failed."""
-        wanted = [(row.config, row.vip) for row in self._rows]
-        needed = any(config.needs_vip or config.route_back for config, _ in wanted)
+    async def _bring(self) -> tuple[dict[str, str], bool, tuple[str, ...]]:
+        """Make the steps of all services true: why which of them is not ready, whether nothing could be seen at all, and
+        what else is wrong."""
         async with self._lock:
             try:
-                if not needed:
-                    return await asyncio.to_thread(self._host.bring, ())
-                place = await asyncio.to_thread(host.place, self._address, self._config.balancers[0])
-                return await asyncio.to_thread(self._host.bring, steps(wanted, place))
+                needs = await self._needs()
+                wanted = dict.fromkeys(step for steps in needs.values() for step in steps)
+                brought = await _in_thread(self._host.bring, wanted)
             except FusisError as error:
-                return (str(error),)
+                return {row.config.name: str(error) for row in self._rows if _touched(row)}, True, (str(error),)
+        failed = {name: [brought.failed[step] for step in steps if step in brought.failed] for name, steps in needs.items()}
+        return {name: "; ".join(said) for name, said in failed.items() if said}, False, brought.problems
+
+    async def _needs(self) -> dict[str, tuple[Step, ...]]:
+        """The steps of each service that needs any. Raises HostError, StartupError."""
+        touched = [row for row in self._rows if _touched(row)]
+        if not touched:
+            return {}
+        place = await _in_thread(host.place, self._address, self._config.balancers[0])
+        return {row.config.name: steps([(row.config, row.vip)], place) for row in touched}
 
     async def _keep(self) -> None:
         async with self._lock:
             try:
-                await asyncio.to_thread(self._file.write)
+                await _in_thread(self._file.write)
             except OSError as error:
                 log.warning("record not written reason=%s", error)
+
+
+def _touched(row: Standing) -> bool:
+    """Whether anything is made on this server for it."""
+    return row.config.needs_vip or row.config.route_back
+
+
+async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """`call` in a thread, waited for to its end even by who is cancelled: no other may begin before."""
+    work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
 
 
 def _recalled(kept: str) -> Vip | None:
     try:
         return recalled(kept)
-    except (Invalid, ValueError):
+    except Invalid:
         return None

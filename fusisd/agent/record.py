@@ -55,8 +55,10 @@ class RecordFile:
     def write(self) -> None:
         """Replace the file in one step, on disk when this returns. Raises OSError."""
         document = {"machine": self._machine, **asdict(self.record)}
-        temporary = self._path.with_name(f"{self._path.name}.new")
+        temporary, owner = self._path.with_name(f"{self._path.name}.new"), self._path.parent.stat()
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            if os.geteuid() == 0:  # `sudo fusis-agent undo` in the directory of the unit's user
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             json.dump(document, file, indent=1)
             file.flush()
             os.fsync(file.fileno())

@@ -15,7 +15,7 @@ from fusisd.agent.config import ServiceConfig
 from fusisd.agent.prepare import Vip
 from fusisd.agent.states import SAID, Event, State, after
 from fusisd.errors import Invalid
-from fusisd.model import Offer, checked_weight
+from fusisd.model import MAX_WEIGHT, Offer, checked_weight
 from fusisd.tags import SERVICE_TAG_PREFIX, encode_all
 
 log = logging.getLogger(__name__)
@@ -99,9 +99,15 @@ class Standings:
         self.changed.set()
 
     def tags(self, present: Mapping[str, str]) -> dict[str, str]:
-        """The tags to have, given those that there are. Raises Invalid: more than Serf carries."""
+        """The tags to have, given those that there are. Raises Invalid: more than Serf carries.
+
+        Where there is no room for all, services that leave say nothing: a tag dropped drains as well (docs/tags.md).
+        """
         offers = {row.config.name: offer for row in self if (offer := row.offer()) is not None}
-        tags = encode_all(offers.values())
+        try:
+            tags = encode_all(offers.values())
+        except Invalid:
+            tags = encode_all(offer for name, offer in offers.items() if self[name].state is not State.LEAVING)
         for row in self:
             tag = f"{SERVICE_TAG_PREFIX}{row.config.name}"
             if row.config.name not in offers and tag in present:
@@ -140,4 +146,4 @@ def shared(weight: int, share: str) -> int:
         return checked_weight(number)
     if number > 1000:
         raise Invalid(f"weight {share!r} must be 1000% at most", "weight")
-    return checked_weight(max(1, weight * number // 100) if weight and number else 0)
+    return min(max(1, weight * number // 100), MAX_WEIGHT) if weight and number else 0

@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fusisd import toml
 from fusisd.ctl import render, words
 from fusisd.ctl.client import Client, CtlError, Refusal
 from fusisd.errors import Invalid
@@ -70,11 +70,10 @@ def _document(file: Path) -> dict[str, Any]:
     """The table of a file; unless it says so itself, it is managed by the file's name. Raises CtlError."""
     try:
         text = sys.stdin.read() if file == STDIN else file.read_text("utf-8")
-        document = parsed(text) if text.lstrip().startswith("{") else tomllib.loads(text)
-        json.dumps(document, allow_nan=False)
+        document = parsed(text) if text.lstrip().startswith("{") else toml.tables(text)
     except OSError as error:
         raise CtlError(f"cannot read {file}: {error.strerror}") from None
-    except (Invalid, ValueError, TypeError) as error:  # no UTF-8, no TOML, or a date, which JSON has not
+    except (Invalid, UnicodeDecodeError) as error:
         raise CtlError(f"{file}: {error}") from None
     named = {} if file == STDIN else {"managed_by": file.stem}
     return {**named, **document} if isinstance(document, dict) else document

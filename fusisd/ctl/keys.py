@@ -8,15 +8,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusisd.ctl import render, words
 from fusisd.ctl.client import Client, CtlError
 from fusisd.errors import FusisError
+from fusisd.tags import BALANCER_ROLE, ROLE_TAG
 
 if TYPE_CHECKING:
     from fusisd.serf.client import SerfClient
+
+log = logging.getLogger(__name__)
 
 STATE_DIR = Path("/var/lib/fusisd")
 
@@ -81,6 +85,24 @@ def secret(file: Path) -> str:
         raise CtlError(f"{file} is for root: run fusisctl as root") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CtlError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def balancers(state_dir: Path) -> list[str]:
+    """The addresses of all balancers that the balancer's own Serf agent lists alive; none when it cannot be asked."""
+
+    async def ask() -> list[str]:
+        serf = await connected(state_dir / "serf")
+        try:
+            members = await serf.members()
+        finally:
+            await serf.close()
+        return sorted(m.address for m in members if m.status == "alive" and m.tags.get(ROLE_TAG) == BALANCER_ROLE)
+
+    try:
+        return asyncio.run(ask())
+    except (FusisError, ModuleNotFoundError) as error:
+        log.debug("balancers not asked reason=%s", error)
+        return []
 
 
 async def connected(directory: Path) -> SerfClient:

@@ -53,7 +53,8 @@ def join_command(client: Client, options: argparse.Namespace) -> int:
     if serf["mode"] != "managed":
         raise CtlError("this fusisd keeps no Serf agent of its own (--serf managed): servers join that of yours")
     key = shlex.quote(keys.in_use(options.state_dir))
-    agent = ["fusis-agent", "--balancer", serf["address"], "--key-file", "/etc/fusis/key"]
+    others = [address for address in keys.balancers(options.state_dir) if address != serf["address"]]
+    agent = ["fusis-agent", "--balancer", ",".join([serf["address"], *others]), "--key-file", "/etc/fusis/key"]
     agent += ["--service", options.service or _only_service(client)]
     agent += ["--port", str(options.port), "--mode", options.mode]
     agent += ["--bind-port", str(serf["port"])] if serf["port"] != 7946 else []

@@ -12,6 +12,7 @@ Does not: speak RPC (client.py), or decide anything about members.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -141,7 +142,8 @@ class ManagedAgent:
                 os.kill(pid, signal.SIGKILL)
                 deadline_s = float("inf")
             await asyncio.sleep(0.05)
-        self._pid_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what stands in it is no process of ours any more, and known by that
+            self._pid_file.unlink()
 
     def _spawn(self, binary: str) -> int:
         """Start it in a session of its own, not tied to us: no Popen, which would want to see its end."""

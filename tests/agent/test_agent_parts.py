@@ -71,7 +71,7 @@ def test_a_file_with_two_services_and_the_line_before_it(tmp_path: Path) -> None
     [
         ("[service.web]\nport = 0", "service.web.port"),
         ("[service.web]", "service.web.port is missing"),
-        ("[service.web]\nport = 80\nmetod = 'nat'", "metod is not known"),
+        ("[service.web]\nport = 80\nmetod = 'nat'", "agent.toml: service.web.metod is not known"),
         ("[service.web]\nport = 80\nmethod = 'dr'", "service.web.method"),
         ("[service.web]\nport = 80\ncheck = 'ping'", "service.web.check"),
         ("[service.'a/b']\nport = 80", "a/b"),
@@ -82,6 +82,11 @@ def test_a_file_with_two_services_and_the_line_before_it(tmp_path: Path) -> None
         ("balancers = ['10.0.0.1']", "balancers is not known"),
         ("service = 1", "services are tables"),
         ("port = ", "agent.toml"),
+        ("rpc_port = 1" + "0" * 5000, "agent.toml"),
+        ("balancer = " + "[" * 3000, "agent.toml: nested too deeply"),
+        ("drain = 2026-01-01", "agent.toml: drain is a date"),
+        ('key_file = "a\\u0000b"', "key_file must be text without control"),
+        ('iface = ""', "iface must be text"),
         ("", "there is no service"),
     ],
 )
@@ -178,6 +183,19 @@ def test_a_share_is_of_the_configured_weight(share: str, weight: int) -> None:
     assert shared(10, share) == weight
 
 
+def test_a_share_of_more_than_there_is_is_the_most_that_there_is() -> None:
+    assert shared(10000, "1000%") == 65535
+
+
+def test_where_tags_have_no_room_who_leaves_says_nothing() -> None:
+    names = [f"{word}{'x' * 14}{number:02}" for word in ("old", "new") for number in range(12)]
+    rows = standings(*(ServiceConfig(name, 1000 + number) for number, name in enumerate(names)))
+    for name in names:
+        rows.happened(name, Event.PREPARED)
+        rows.happened(name, Event.LEAVE if name.startswith("old") else Event.PASSED)
+    assert rows.tags({}).keys() == {"role", *(f"s:{name}" for name in names if name.startswith("new"))}
+
+
 @pytest.mark.parametrize("share", ["x", "-1", "5%%", "%", "1001%", "70000", "１"])
 def test_a_share_that_is_none_is_refused(share: str) -> None:
     with pytest.raises(Invalid):
@@ -225,6 +243,15 @@ def test_a_tunnel_s_address_comes_last_and_its_answers_have_a_smaller_mss() -> N
     ]
 
 
+def test_of_two_default_routes_both_are_copied_with_their_metrics() -> None:
+    other = {"dst": "default", "gateway": "10.78.0.1", "dev": "eth1", "metric": 200, "flags": ["onlink"]}
+    place = replace(PLACE, routes={4: ({**ROUTES[0], "metric": 100, "flags": []}, other)})
+    assert [step for step in steps("gre", place=place) if step.startswith("route")] == [
+        "route 4 default via 10.1.0.1 dev eth0 metric 100 advmss 1436 table 7946",
+        "route 4 default via 10.78.0.1 dev eth1 onlink metric 200 advmss 1436 table 7946",
+    ]
+
+
 def test_two_services_of_one_vip_share_what_both_need() -> None:
     services = [ServiceConfig(name, port, ForwardingMethod.ROUTE) for name, port in (("web", 80), ("tls", 443))]
     found = prepare.steps([(service, Vip("10.1.0.100", service.port)) for service in services], PLACE)
@@ -244,6 +271,12 @@ def test_the_record_outlives_us_and_not_the_boot(tmp_path: Path) -> None:
     assert again == file.record
     other = RecordFile(tmp_path / "host.json", "boot2 5").record
     assert (other.made, other.switches, other.vips, other.orders) == ({}, {}, again.vips, again.orders)
+
+
+@pytest.mark.parametrize("kept", ["", "tcp 10.0.0.1", "tcp 10.0.0.1 x", "nosuch 10.0.0.1 80", "tcp x 80"])
+def test_a_vip_that_is_not_as_it_is_kept_is_refused(kept: str) -> None:
+    with pytest.raises(Invalid):
+        learn.recalled(kept)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"made": 1}', '{"made": {"a": {"family": 5}}}', '{"nosuch": 1}', "\xff"])

@@ -3,7 +3,6 @@ by a tunnel in IPv4, is prepared by its agent alone, run as its unit runs it, an
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from tests.lab.traffic import Traffic
 
 STEADY = {"rs2": "route", "rs3": "nat"}
 ALL = {"rs1": 1, "rs2": 1, "rs3": 1}
-MODES = ["nat", "route", "ipip", "gue:6090"] if os.environ.get("METHODS") == "all" else ["nat", "ipip"]
+MODES = ["nat", "route", "ipip", "gue:6090", "gre"]
 
 
 @pytest.fixture(scope="module")

@@ -39,9 +39,15 @@ class Running:
         words = [sys.executable, "-m", "fusisd.agent", "--balancer", address(1), "--key-file", str(self.home / "key")]
         words += ["--service", "web", "--port", "80", "--name", "rs9", "--state-dir", str(self.home / "state")]
         words += ["--rpc-port", str(RPC_PORT), "--bind-port", str(BIND_PORT), "--no-prepare", "--check", "none"]
-        words += ["--vip", "127.0.0.1", *options]
+        words += ["--vip", "127.0.0.2", *options]  # not its own address, which is 127.0.0.1
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def line_of(self, word: str) -> str:
+        """A line of /proc/PID/status."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return next(line.split()[1] for line in status.splitlines() if line.startswith(f"{word}:"))
 
     def signal(self, number: int) -> int:
         self.send(number)
@@ -239,8 +245,8 @@ def test_tags_that_somebody_else_changed_are_put_back(running: Running) -> None:
 def test_a_balancer_that_comes_later_is_joined_then(running: Running, agents: Agents) -> None:
     agents.kill(1)
     running.start()
-    poll(lambda: "next_try_s=" in running.said(), 60, "its complaint")
-    assert "joined" not in running.said()
+    poll(lambda: "not joined reason=" in running.said(), 60, "its complaint")
+    assert f"joined {address(1)}" not in running.said()
     agents.start(1, "role=balancer", key=running.key, port=BIND_PORT)
     poll(lambda: "joined" in running.said(), 60, "its ready line")
 
@@ -320,6 +326,50 @@ def test_sigterm_waits_for_a_client_that_has_said_all_and_still_reads(running: R
         assert running.wait() == 0
 
 
+def test_sigterm_waits_for_what_a_slow_reader_has_not_got_yet(running: Running) -> None:
+    """The service has written all and closed: nobody but the kernel knows of the connection any more."""
+    with listener() as service:
+        port = service.getsockname()[1]
+        running.start("--port", str(port), "--drain", "60")
+        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+        serf = running.serf()
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", port))
+            answering, _ = service.accept()
+            answering.setblocking(False)
+            sent = answering.send(bytes(1 << 20))
+            answering.close()
+            running.send(signal.SIGTERM)
+            lasts(lambda: alive(serf) and seen_by_the_balancer()[0] == "alive")
+            read = 0
+            while piece := client.recv(65536):
+                read += len(piece)
+            assert read == sent
+        assert running.wait() == 0
+
+
+def test_sighup_while_it_drains_brings_nothing_back(running: Running) -> None:
+    with listener() as service:
+        port = service.getsockname()[1]
+        running.start("--port", str(port), "--drain", "60")
+        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+        with socket.create_connection(("127.0.0.1", port)):
+            running.send(signal.SIGTERM)
+            poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}///drain", 60, "its drain")
+            running.send(signal.SIGHUP)
+            poll(lambda: "not reloaded reason=leaving" in running.said(), 60, "its word")
+            lasts(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}///drain")
+        assert running.wait() == 0
+
+
+def test_sigterm_before_anybody_listens_to_it_is_not_lost(running: Running) -> None:
+    running.start()
+    held = 1 << (signal.SIGTERM - 1)
+    poll(lambda: any(int(running.line_of(word), 16) & held for word in ("SigBlk", "SigCgt")), 60, "it to hold back")
+    assert running.signal(signal.SIGTERM) == 0
+
+
 def test_sigterm_gives_connections_that_it_cannot_see_the_whole_time(running: Running) -> None:
     elsewhere = "192.0.2.1"  # RFC 5737: as a container's address would be, of no interface here
     running.start("--drain", "5", "--at", elsewhere)
@@ -372,3 +422,38 @@ def test_a_reader_that_goes_is_no_traceback(running: Running) -> None:
     finally:
         os.close(write)
     assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_an_order_with_a_name_that_is_none_does_nothing(running: Running) -> None:
+    running.start()
+    poll(lambda: seen_by_the_balancer()[1].get("s:web") == "80", 60, "its tag")
+    ended = command(running, "drain", "web", "typo")
+    assert (ended.returncode, ended.stderr) == (2, "fusis-agent: this agent has no service typo\n")
+    ended = command(running, "status", "--json")
+    assert (ended.returncode, json.loads(ended.stdout)["services"][0]["state"]) == (0, "ready")
+
+
+def test_a_balancer_that_is_gone_is_no_balancer_joined_and_the_other_is(running: Running, agents: Agents) -> None:
+    agents.start(2, "role=balancer", key=running.key, port=BIND_PORT)
+    nobody = address(99)
+    running.start("--balancer", f"{nobody},{address(1)}")
+    poll(lambda: seen_by_the_balancer()[0] == "alive", 60, "it to join by the one that lives")
+    status = json.loads(command(running, "status", "--json").stdout)
+    assert (status["joined"], status["joined_to"]) == (True, [address(1)])
+    agents.kill(1)
+    poll(lambda: not json.loads(command(running, "status", "--json").stdout)["joined"], 90, "Serf to call it failed")
+    ended = command(running, "doctor", "--json")
+    (serf,) = [finding for finding in json.loads(ended.stdout) if finding["check"] == "serf"]
+    assert not serf["ok"]
+    assert "has not joined, or is cut off" in command(running, "status").stdout
+
+
+def test_undo_takes_a_server_out_whose_agent_was_killed(running: Running) -> None:
+    running.start()
+    poll(lambda: seen_by_the_balancer()[1].get("s:web") == "80", 60, "its tag")
+    serf = running.serf()
+    running.signal(signal.SIGKILL)
+    assert alive(serf)
+    assert command(running, "undo").returncode == 0
+    poll(lambda: seen_by_the_balancer()[0] == "left", 60, "it to have left")
+    assert not alive(serf)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fusisd.ctl import keys
 from tests.fusisd.dry import ROOT, Dry
 from tests.lab.expect import poll
 from tests.serf.agents import Agents, address
@@ -89,3 +90,16 @@ def test_a_key_file_that_others_can_read_is_not_used_and_the_status_says_why(tmp
         poll(lambda: "chmod 600" in running.ask("GET", "/status")[1].decode(), 30, "the reason")
     finally:
         running.close()
+
+
+def test_the_join_command_names_every_balancer_that_lives(tmp_path: Path, agents: Agents) -> None:
+    where = agents.start(1, "role=balancer", auth="s3cret")
+    agents.start(2, "role=balancer", join=1)
+    agents.start(3, "role=agent", join=1)
+    (tmp_path / "serf").mkdir()
+    settings = {"rpc_addr": f"{where[0]}:{where[1]}", "rpc_auth": "s3cret"}
+    (tmp_path / "serf" / "agent.json").write_text(json.dumps(settings))
+    poll(lambda: keys.balancers(tmp_path) == [address(1), address(2)], 60, "both")
+    agents.kill(2)
+    poll(lambda: keys.balancers(tmp_path) == [address(1)], 60, "the one that lives")
+    assert keys.balancers(tmp_path / "nowhere") == []
