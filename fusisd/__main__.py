@@ -15,9 +15,6 @@ def main(arguments: list[str] | None = None) -> int:
     except StartupError as error:
         print(f"fusisd: {error}", file=sys.stderr)
         return error.status
-    if parsed.check_only:
-        print("fusisd: the configuration is right")
-        return 0
     try:
         from fusisd import daemon
     except ModuleNotFoundError as error:
@@ -25,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"fusisd: the package {error.name} is missing: pip install 'pyipvs[fusisd]'", file=sys.stderr)
         return 1
+    if parsed.check_only:
+        return daemon.check(parsed)
     return daemon.main(parsed, lambda: config.parse(arguments))
 
 

@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from fusisd.commands import Command
@@ -131,6 +132,10 @@ class Bridge:
     def events(self) -> Ring:
         """See ports.Core."""
         return self._control.journal.ring
+
+    def tell(self, kind: str, text: str, who: str) -> None:
+        """See ports.Core."""
+        self._loop.call_soon_threadsafe(partial(self._control.journal.tell, kind, text, who=who))
 
     async def _refreshed(self) -> Snapshot:
         waiter: asyncio.Future[Snapshot] = self._loop.create_future()

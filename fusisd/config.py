@@ -6,7 +6,10 @@ Does not: look at the machine (daemon.py does).
 from __future__ import annotations
 
 import argparse
+import ipaddress
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -70,7 +73,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     rpc = endpoint(where, "--serf") if where else ("127.0.0.1", options.serf_rpc_port)
     return Config(
         iface=options.iface or "",
-        listen=tuple(endpoint(text, "--listen") for text in options.listen),
+        listen=_listen(options.listen),
         state_dir=options.state_dir,
         socket=options.socket,
         serf="off" if options.dry_run and mode == "managed" else mode,
@@ -88,10 +91,49 @@ def parse(arguments: list[str] | None = None) -> Config:
         path_marks=_marks(options.path_marks),
         tls=_tls(options),
         private=options.private,
-        host_names=frozenset(name.lower().removesuffix(".") for name in options.host_name),
+        host_names=_host_names(options.host_name),
         trusted_proxies=_networks(options.trusted_proxy, "--trusted-proxy"),
         check_only=options.check_config,
     )
+
+
+def _listen(texts: list[str]) -> tuple[tuple[str, int], ...]:
+    found = tuple(endpoint(text, "--listen") for text in texts)
+    for host, port in found:
+        if not _is_address(host):
+            raise StartupError(f"--listen {host}:{port}: {host} is no address of this machine's", 2)
+    if twins := [f"{host}:{port}" for (host, port), number in Counter(found).items() if number > 1 and port]:
+        raise StartupError(f"--listen {twins[0]} is given twice", 2)
+    return found
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _host_names(texts: list[str]) -> frozenset[str]:
+    for text in texts:
+        if not _NAME.fullmatch(text):
+            raise StartupError(f"--host-name {text!r} must be a name alone, as lb.example.com: no scheme, no port", 2)
+    return frozenset(text.lower().removesuffix(".") for text in texts)
+
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+
+
+def _port(text: str) -> int:
+    """A port. Raises ValueError, which argparse words."""
+    found = int(text)
+    if not 1 <= found <= 65535:
+        raise ValueError(text)
+    return found
+
+
+_port.__name__ = "port"  # argparse's word for what it is not
 
 
 def _tls(options: argparse.Namespace) -> tuple[Path, Path] | None:
@@ -199,9 +241,9 @@ def _add_access(add: Callable[..., object]) -> None:
 
 def _add_serf(add: Callable[..., object]) -> None:
     """Where Serf is, and who may join by it."""
-    add("--serf-rpc-port", type=int, default=7373, metavar="PORT",
+    add("--serf-rpc-port", type=_port, default=7373, metavar="PORT",
         help="RPC port of the managed agent, on loopback (default %(default)s)")  # fmt: skip
-    add("--serf-bind-port", type=int, default=7946, metavar="PORT",
+    add("--serf-bind-port", type=_port, default=7946, metavar="PORT",
         help="gossip port of the managed agent (default %(default)s)")  # fmt: skip
     add("--serf-rpc-key-file", type=Path, metavar="FILE",
         help="the rpc_auth key of the agent whose ADDRESS:PORT is given, mode 0600")  # fmt: skip

@@ -113,7 +113,7 @@ class Counts:
         tally = self._tally
         if tally.ops or tally.refused:
             self._tally = Tally()
-            reaction = "-" if tally.reaction_s is None else f"{tally.reaction_s * 1e3:.2f}"
+            reaction = None if tally.reaction_s is None else round(tally.reaction_s * 1e3, 2)
             shown = (tally.ops, tally.planned, tally.refused, reaction, seconds * 1e3)
             log.info("turn ops=%d planned=%d refused=%d reaction_ms=%s turn_ms=%.2f", *shown)
 

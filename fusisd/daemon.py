@@ -51,6 +51,7 @@ from fusisd.statistics import Statistics
 from fusisd.store.sqlite import SqliteIntents, SqliteLocal, lock_state, machine_identity, open_database, set_aside
 from fusisd.store.thread import StoreThread
 from fusisd.tags import BALANCER_ROLE, ROLE_TAG
+from fusisd.web.certificate import Certificate
 from fusisd.web.front import Front
 from fusisd.web.server import TcpListener, WebServer
 from pyipvs import IPVS, IPVSError, ServiceKey, TableProbe
@@ -113,7 +114,7 @@ class Daemon:
         gc.enable()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         stop = _stop_signal()  # before anybody is told that we are ready, and may tell us to end
-        _ready(web)
+        _ready(web, config.log_format)
         beat = heartbeat.beat(self._counts.lagging, clock)
         try:
             await _until_stopped([control.run(), committer.run(), beat, front.look_after(), *self._others(host, own)], stop)
@@ -337,11 +338,12 @@ def _has_address(address: str) -> bool:
     return False
 
 
-def _ready(web: WebServer) -> None:
+def _ready(web: WebServer, log_format: str) -> None:
     ports = sorted({listener.port for listener in web.addresses if isinstance(listener, TcpListener)})
     for listener in web.addresses:
         log.info("listening where=%s", listener)
-    print(f"Listening and serving HTTP on {', '.join(f':{port}' for port in ports)}", flush=True)
+    if log_format == "text":  # else one line of the journal would be no JSON
+        print(f"Listening and serving HTTP on {', '.join(f':{port}' for port in ports)}", flush=True)
     systemd.notify("READY=1")
 
 
@@ -357,6 +359,20 @@ def _cleanup(config: Config) -> int:
     for sentence in report.left:
         print(f"left: {sentence}", file=sys.stderr)
     return 1 if report.left else 0
+
+
+def check(config: Config) -> int:
+    """Read the files that the configuration names, as a start would; the exit status."""
+    try:
+        if config.tls is not None:
+            Certificate(*config.tls)
+        if config.serf_rpc_key is not None:
+            load_secret(config.serf_rpc_key)
+    except (StartupError, SupervisorError) as error:
+        print(f"fusisd: {error}", file=sys.stderr)
+        return 2
+    print("fusisd: the configuration is right")
+    return 0
 
 
 def main(config: Config, reread: Callable[[], Config]) -> int:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyipvs
@@ -231,6 +233,14 @@ def decode_timeouts(document: object, place: str = "") -> Timeouts:
 
 
 TIMEOUTS = Reader(decode_timeouts, object_schema(_TIMEOUTS))
+PARTIAL_TIMEOUTS = object_of(_TIMEOUTS)
+"""Those that are there, by name, for `with_timeouts`."""
+
+
+def with_timeouts(timeouts: Timeouts, some: Mapping[str, int]) -> Timeouts:
+    """The timeouts with some of them changed. Raises Invalid."""
+    with refused_at("timeouts"):
+        return replace(timeouts, **some)
 
 
 _NETWORKS = list_of(text, most=1000)

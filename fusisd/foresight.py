@@ -7,7 +7,7 @@ Does not: change anything, or know what is refused (the committer does).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from fusisd import fold, plan
@@ -30,7 +30,7 @@ def foreseen(world: World, before: Intent, value: Committed, now_s: float, keep_
             services[service.key] = _settled(build_service(service, after, now_s), after, now_s)
     ops = plan.diff(sorted(keys, key=str), services, after.table, plan.Bounds(after.owned, keep_unknown=keep_unknown))
     steps = [Step(str(op), op.reason, op.service, op.destination) for op in ops]
-    return Foreseen(before, after.intent, (*_addresses(world, after), *steps))
+    return Foreseen(before, after.intent, (*_addresses(world, after, value.let_go), *steps))
 
 
 def _settled(built: TargetService, world: World, now_s: float) -> TargetService:
@@ -46,9 +46,11 @@ def _is_open(found: Health | None) -> bool:
     return found is None or found.state is CheckState.UNKNOWN
 
 
-def _addresses(before: World, after: World) -> Iterator[Step]:
-    """VIPs that come and go; one that is on the host already is another's affair."""
+def _addresses(before: World, after: World, let_go: Collection[ServiceKey]) -> Iterator[Step]:
+    """VIPs that come and go; one that is on the host already is another's affair, and that of a service that is let go
+    stays where it is."""
     old, new = (_vips(world.intent) for world in (before, after))
+    old -= {key.address for key in let_go if key.address is not None}
     yield from (Step(f"add address {vip}", "a service has it") for vip in sorted(new - old - before.host.external))
     yield from (Step(f"remove address {vip}", "no service has it any more") for vip in sorted(old - new))
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import pyipvs
 from fusisd.documents import decode_service, encode_service
 from fusisd.errors import Invalid
-from fusisd.model import FORWARDING_METHODS, SCHEDULERS, Destination, Service, checked_name, checked_weight
+from fusisd.model import FORWARDING_METHODS, SCHEDULERS, CheckSpec, Destination, Service, checked_name, checked_weight
 from pyipvs import ForwardingMethod, Protocol, ServiceFlags, ServiceKey
 
 
@@ -73,6 +73,7 @@ def checked_service(service: Service) -> Service:
     if service.persistence_engine == "sip" and service.key.protocol not in (Protocol.UDP, None):
         # ip_vs_sip_fill_param() refuses every packet that is not UDP, and ip_vs_sched_persist() then drops it
         raise Invalid("persistence_engine sip is for UDP: IPVS would drop every connection", "persistence_engine")
+    _check_passable(service.check)
     try:
         kernel_service(service)
     except ValueError as error:
@@ -84,6 +85,7 @@ def checked_destination(service: Service, destination: Destination) -> Destinati
     """The destination. Raises Invalid for what the kernel would refuse in this service, or not forward to."""
     checked_name(destination.name)
     checked_weight(destination.weight)
+    _check_passable(destination.check)
     if problem := cannot_forward(service.key, destination):
         field = "port" if "port" in problem else "address" if "families" in problem else "method"
         raise Invalid(problem, field)
@@ -92,6 +94,12 @@ def checked_destination(service: Service, destination: Destination) -> Destinati
     except ValueError as error:
         raise Invalid(str(error), _blamed(str(error), ("tunnel", "threshold", "address", "port"), "address")) from None
     return destination
+
+
+def _check_passable(check: CheckSpec | None) -> None:
+    """Raises Invalid for a check that nobody could pass."""
+    if check is not None and check.method == "HEAD" and check.body:
+        raise Invalid("check.body cannot be in the answer to HEAD, which has none: use method GET", "check.body")
 
 
 def _blamed(sentence: str, fields: Iterable[str], otherwise: str) -> str:

@@ -284,3 +284,6 @@ class Core(Protocol):
     @property
     def events(self) -> Ring:
         """What happened; any thread may read it."""
+
+    def tell(self, kind: str, text: str, who: str) -> None:
+        """Something happened that no command stands for: it becomes an event, soon."""

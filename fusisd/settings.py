@@ -69,4 +69,4 @@ def _reader(action: argparse.Action) -> Reader[Any]:
         return list_of(text)
     if action.choices is not None:
         return one_of({str(choice): choice for choice in action.choices})
-    return whole(0, 2**32) if action.type is int else text
+    return whole(0, 2**32) if isinstance(action.default, int) else text

@@ -229,7 +229,7 @@ class Agent:
     def _reload(self) -> None:
         """Read the configuration again; a wrong one changes nothing."""
         if self._leaving:
-            log.warning("not reloaded reason=leaving")
+            log.warning("not reloaded reason=%s", "leaving")
             return
         try:
             config = self._again()

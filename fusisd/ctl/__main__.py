@@ -28,8 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run fusisctl with this command line (None: the process's own); the exit status: 0, 1 failed, 2 wrong usage."""
     options = _parser().parse_args(arguments)
     try:
-        token = keys.secret(options.token_file) if options.token_file else None
-        status: int = options.run(Client(options.socket, options.url, token, options.ca_file), options)
+        status: int = options.run(_client(options), options)
     except CtlError as error:
         render.complain(str(error))
         return error.status
@@ -39,6 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
         return 141  # as a shell says of SIGPIPE
     return status
+
+
+def _client(options: argparse.Namespace) -> Client:
+    token = keys.secret(options.token_file) if options.token_file else None
+    return Client(options.socket, options.url, token, options.ca_file, options.plaintext_token)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         "--ca-file", type=Path, metavar="FILE", help="PEM of authorities to believe with https:// (default: this machine's)"
     )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="bearer token for changes through --url")
+    parser.add_argument(
+        "--plaintext-token", action="store_true", help="send it by http:// to another host, too, where it can be read"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for noun in (standing, doctor, events, services, destinations, drains, files, whole, keys, tokens):
         noun.declare(commands)

@@ -6,9 +6,11 @@ Does not: print.
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import socket
 import ssl
+import time
 import urllib.parse
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from fusisd.errors import FusisError
 
 LIMIT_S = 5.0
 CHANGE_LIMIT_S = 20.0  # longer than fusisd lets a change wait for the store and the wire
+PATIENCE_S = 15.0
 PORT = 8000
 STRANGER = "what answers there is not fusisd, or one of another version"
 
@@ -28,6 +31,10 @@ class CtlError(FusisError):
         """See the class."""
         super().__init__(message)
         self.status = status
+
+
+class Silent(CtlError):
+    """Nobody answered."""
 
 
 class Refusal(CtlError):
@@ -55,12 +62,20 @@ class _UnixConnection(http.client.HTTPConnection):
 class Client:
     """One daemon."""
 
-    def __init__(self, unix: Path, url: str | None = None, token: str | None = None, ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        unix: Path,
+        url: str | None = None,
+        token: str | None = None,
+        ca_file: Path | None = None,
+        plaintext_token: bool = False,
+    ) -> None:
         """`url` (http://HOST[:PORT], https://...) instead of the socket; `token` for changes through it; `ca_file` (PEM)
-        has whom to believe that a certificate is the host's, None: this machine's authorities. Raises CtlError."""
+        has whom to believe that a certificate is the host's, None: this machine's authorities; `plaintext_token`: the
+        token may be sent by http:// to another host, where it can be read on the way. Raises CtlError."""
         self._unix, self._where = unix, url or str(unix)
         self._peer = _Peer.of(url, ca_file) if url else None
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._token, self._anyhow = token, plaintext_token
 
     def get(self, path: str) -> Any:
         """The JSON that a GET answers. Raises CtlError."""
@@ -73,6 +88,17 @@ class Client:
             raise CtlError(STRANGER)
         return answer
 
+    def get_patiently(self, path: str, member: str) -> dict[str, Any]:
+        """As `get_object`, tried again for PATIENCE_S while nobody answers: fusisd may be starting anew. Raises CtlError."""
+        until_s = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self.get_object(path, member)
+            except Silent:
+                if time.monotonic() > until_s:
+                    raise
+                time.sleep(0.2)
+
     def get_list(self, path: str) -> list[dict[str, Any]]:
         """The array that a GET answers. Raises CtlError."""
         answer = self.get(path)
@@ -82,7 +108,9 @@ class Client:
 
     def send(self, method: str, path: str, document: object = None, limit_s: float | None = None) -> Any:
         """The JSON that a request answers, None when there is none (204). `document` is its body. Raises CtlError."""
-        status, data = self._asked(method, path, document, limit_s)
+        status, data = self._asked(method, path, document, limit_s, with_token=method != "GET")
+        if status == 401 and method == "GET" and self._token:  # reads seldom need it, and what is not sent nobody reads
+            status, data = self._asked(method, path, document, limit_s, with_token=True)
         if status == 204:
             return None
         try:
@@ -93,19 +121,29 @@ class Client:
             raise _refusal(body)
         return body
 
-    def _asked(self, method: str, path: str, document: object, limit_s: float | None) -> tuple[int, bytes]:
+    def _asked(
+        self, method: str, path: str, document: object, limit_s: float | None, with_token: bool
+    ) -> tuple[int, bytes]:
         limit_s = limit_s or (LIMIT_S if method == "GET" else CHANGE_LIMIT_S)
         connection = self._peer.connection(limit_s) if self._peer else _UnixConnection(self._unix, limit_s)
         body = None if document is None else json.dumps(document, separators=(",", ":")).encode("ascii")
-        headers = self._headers if body is None else {**self._headers, "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {self._secret()}"} if with_token and self._token else {}
+        headers |= {} if body is None else {"Content-Type": "application/json"}
         try:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise CtlError(f"fusisd does not answer at {self._where}: {self._mended(error)}") from None
+            raise Silent(f"fusisd does not answer at {self._where}: {self._mended(error)}") from None
         finally:
             connection.close()
+
+    def _secret(self) -> str | None:
+        """The token, to be sent. Raises CtlError."""
+        if self._peer is not None and self._peer.is_open and not self._anyhow:
+            raise CtlError("by http:// to another host the token could be read on the way: use https://, or say"
+                           " --plaintext-token", 2)  # fmt: skip
+        return self._token
 
     def _mended(self, error: Exception) -> str:
         """What went wrong, with what helps."""
@@ -135,6 +173,15 @@ class _Peer(NamedTuple):
         if host is None or parts.scheme not in ("http", "https") or parts.path not in ("", "/"):
             raise CtlError(f"--url {url!r} must be http://HOST[:PORT] or https://HOST[:PORT]", 2)
         return cls(host, port, _believing(ca_file) if parts.scheme == "https" else None)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what is sent there can be read on the way."""
+        try:
+            near = self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            near = False
+        return self.tls is None and not near
 
     def connection(self, limit_s: float) -> http.client.HTTPConnection:
         """A connection that is not open yet."""

@@ -1,4 +1,4 @@
-"""fusisctl's commands for destinations: `destination add|edit|delete`.
+"""fusisctl's commands for destinations: `destination add|edit|list|show|delete`.
 
 Does not: know HTTP (client.py does).
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from fusisd.ctl import render, words
 from fusisd.ctl.client import Client, place
+from fusisd.ctl.files import foretell
 from fusisd.ctl.services import tell_removed
 
 _FIELDS = ("address", "port", "weight", "method", "upper_threshold", "lower_threshold", "tunnel", "tier", "check")
@@ -24,12 +25,16 @@ def declare(commands: words.Commands) -> None:
     edit = words.command(nouns, "edit", edit_destination, "change what is given and leave the rest", example)
     example = "fusisctl destination delete web/rs1 --drain 300"
     delete = words.command(nouns, "delete", delete_destination, "remove it, when its connections have ended", example)
-    for parser in (add, edit, delete):
+    shown = words.command(nouns, "list", list_destinations, "all of a service", "fusisctl destination list web")
+    shown.add_argument("service", metavar="SERVICE")
+    show = words.command(nouns, "show", show_destination, "one, with its settings", "fusisctl destination show web/rs1")
+    for parser in (add, edit, delete, show):
         parser.add_argument("what", type=words.one_destination, metavar="SERVICE/NAME")
     for parser in (add, edit):
         _add_fields(parser)
     edit.add_argument("--unset", action="append", metavar="FIELD", help="have none of it, repeatable")
     words.add_removal(delete)
+    words.add_dry_run(add, edit, delete)
 
 
 def _add_fields(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +44,7 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=("nat", "route", "tunnel"), help="forwarding method (default route)")
     parser.add_argument("--upper", dest="upper_threshold", type=int, metavar="N", help="no new connections from N on")
     parser.add_argument("--lower", dest="lower_threshold", type=int, metavar="N", help="and again below N")
-    parser.add_argument("--tunnel", type=words.tunnel, metavar="TYPE[:PORT]", help="ipip, gre, gue:6080")
+    parser.add_argument("--tunnel", type=words.tunnel, metavar="TYPE[:PORT]|JSON", help="ipip, gre, gue:6080")
     parser.add_argument("--tier", choices=("primary", "backup"), help="backup: only while no primary one serves")
     parser.add_argument("--check", type=words.check, metavar="KIND|JSON", help="instead of the service's")
 
@@ -48,17 +53,40 @@ def add_destination(client: Client, options: argparse.Namespace) -> int:
     """Add one."""
     service, name = options.what
     fields = words.given(options, *_FIELDS)
-    return _tell(client.send("POST", f"{place(service)}/destinations", {"name": name, **fields}), options)
+    path, document = f"{place(service)}/destinations", {"name": name, **fields}
+    if options.dry_run:
+        return foretell(client, "POST", path, document, options)
+    return _tell(client.send("POST", path, document), options)
 
 
 def edit_destination(client: Client, options: argparse.Namespace) -> int:
     """Change one."""
-    return _tell(client.send("PATCH", place(*options.what), words.given(options, *_FIELDS)), options)
+    path, document = place(*options.what), words.given(options, *_FIELDS)
+    if options.dry_run:
+        return foretell(client, "PATCH", path, document, options)
+    return _tell(client.send("PATCH", path, document), options)
+
+
+def list_destinations(client: Client, options: argparse.Namespace) -> int:
+    """Those of operators and those that Serf brought."""
+    found = client.get_object(place(options.service), "status")
+    if options.json:
+        render.say_json(found["status"]["destinations"])
+        return 0
+    render.table(render.DESTINATIONS, render.destination_rows(found["status"]))
+    return 0
+
+
+def show_destination(client: Client, options: argparse.Namespace) -> int:
+    """One."""
+    return _tell(client.get_object(place(*options.what), "status"), options)
 
 
 def delete_destination(client: Client, options: argparse.Namespace) -> int:
     """Remove one."""
     where = place(*options.what) + words.removal(options)
+    if options.dry_run:
+        return foretell(client, "DELETE", where, None, options)
     return tell_removed(client.send("DELETE", where), "/".join(options.what), options)
 
 

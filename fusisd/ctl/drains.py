@@ -11,6 +11,7 @@ from typing import Any
 
 from fusisd.ctl import render, words
 from fusisd.ctl.client import Client, place
+from fusisd.ctl.files import foretell
 
 LOOK_EVERY_S = 0.5
 BAR = 20
@@ -22,6 +23,7 @@ def declare(commands: words.Commands) -> None:
     drain_ = words.command(commands, "drain", drain, text, "fusisctl drain web/rs1 --wait --limit 300")
     drain_.add_argument("--wait", action="store_true", help="until it is over, with its progress on stderr")
     drain_.add_argument("--limit", type=words.whole_seconds, default=60.0, metavar="S", help="cut it then (default 60)")
+    words.add_dry_run(drain_)
     undrain_ = words.command(commands, "undrain", undrain, "take back into service what drains", "fusisctl undrain web/rs1")
     for parser in (drain_, undrain_):
         parser.add_argument("what", type=words.service_and_destination, metavar="SERVICE[/DESTINATION]")
@@ -32,21 +34,27 @@ def drain(client: Client, options: argparse.Namespace) -> int:
     """Begin, and with --wait see it through; 1 when somebody took it back."""
     service, name = options.what
     label = service if name is None else f"{service}/{name}"
-    answer = client.send("DELETE", f"{place(service, name)}?drain_s={options.limit:g}")
+    path = f"{place(service, name)}?drain_s={words.seconds(options.limit)}"
+    if options.dry_run:
+        return foretell(client, "DELETE", path, None, options)
+    key = client.get_object(place(service), "status")["status"]["key"] if options.wait else ""
+    answer = client.send("DELETE", path)
     if options.wait and answer is not None:
-        if not _waited(client, service, name, label):
-            render.complain(f"{label} was taken back into service")
+        _wait(client, service, name, label)
+        if why := _stays(client, service, name, key):
+            render.complain(f"{label} {why}")
             return 1
         answer = None
     if options.json:
         render.say_json(answer)
     else:
-        render.say(f"{label} is gone" if answer is None else f"{label} drains, for {options.limit:g} s at the most")
+        limit = f"for {words.seconds(options.limit)} s at the most"
+        render.say(f"{label} is gone" if answer is None else f"{label} drains, {limit}")
     return 0
 
 
-def _waited(client: Client, service: str, name: str | None, label: str) -> bool:
-    """Until it drains no more; whether it is gone then. The daemon's deadline is the limit of this wait."""
+def _wait(client: Client, service: str, name: str | None, label: str) -> None:
+    """Until it drains no more. The daemon's deadline is the limit of this wait."""
     most, told = 1, ""
     while (row := _row(client, service, name)) is not None:
         most = max(most, row["active"])
@@ -57,13 +65,21 @@ def _waited(client: Client, service: str, name: str | None, label: str) -> bool:
         told = line
         time.sleep(LOOK_EVERY_S)
     render.progress_ends()
-    services = client.get_object("/v1/services", "services")["services"]
+
+
+def _stays(client: Client, service: str, name: str | None, key: str) -> str:
+    """What became of it that is there still, "" when it is gone."""
+    services = client.get_patiently("/v1/services", "services")["services"]
     left = next((one for one in services if one["name"] == service), None)
-    return left is None or (name is not None and name not in left["status"]["destinations"])
+    if left is not None:
+        back = name is None or name in left["status"]["destinations"]
+        return "was taken back into service" if back else ""
+    released = any(row["key"] == key for row in client.get_patiently("/v1/foreign", "foreign")["foreign"])
+    return f"stands in the kernel as it was: service {service} was released meanwhile" if released else ""
 
 
 def _row(client: Client, service: str, name: str | None) -> dict[str, Any] | None:
-    rows: list[dict[str, Any]] = client.get_object("/v1/drains", "drains")["drains"]
+    rows: list[dict[str, Any]] = client.get_patiently("/v1/drains", "drains")["drains"]
     return next((row for row in rows if (row["service"], row["destination"]) == (service, name)), None)
 
 

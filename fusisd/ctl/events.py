@@ -39,15 +39,16 @@ def events(client: Client, options: argparse.Namespace) -> int:
     while options.follow:
         if not page["events"]:
             time.sleep(LOOK_EVERY_S)
-        page = _page(client, options, page["next"])
+        page = _page(client, options, page["next"], patiently=True)
         _tell_page(page, options.json)
     return 0
 
 
-def _page(client: Client, options: argparse.Namespace, after: str | None) -> dict[str, Any]:
+def _page(client: Client, options: argparse.Namespace, after: str | None, patiently: bool = False) -> dict[str, Any]:
     asked = {"after": after, "limit": options.limit, "service": options.service}
     query = urllib.parse.urlencode({name: value for name, value in asked.items() if value is not None})
-    return client.get_object(f"/v1/events?{query}", "events")
+    ask = client.get_patiently if patiently else client.get_object
+    return ask(f"/v1/events?{query}", "events")
 
 
 def _tell_page(page: dict[str, Any], as_json: bool) -> None:

@@ -34,7 +34,15 @@ def declare(commands: words.Commands) -> None:
 
 def plan(client: Client, options: argparse.Namespace) -> int:
     """Show it."""
-    told = _asked(client, "plan", options)
+    return _foretold(_asked(client, "plan", options), options)
+
+
+def foretell(client: Client, method: str, path: str, document: object, options: argparse.Namespace) -> int:
+    """What a change of one object would come to (`--dry-run`)."""
+    return _foretold(client.send(method, f"{path}{'&' if '?' in path else '?'}dry_run=1", document), options)
+
+
+def _foretold(told: dict[str, Any], options: argparse.Namespace) -> int:
     if options.json:
         render.say_json(told)
         return 0
@@ -59,15 +67,27 @@ def apply(client: Client, options: argparse.Namespace) -> int:
 def _asked(client: Client, verb: str, options: argparse.Namespace) -> dict[str, Any]:
     """fusisd's answer; a refusal of something in the file names the file."""
     query = "?prune=1" if options.prune else ""
+    document, named = _document(options.file)
     try:
-        answer: dict[str, Any] = client.send("POST", f"/v1/{verb}{query}", _document(options.file))
+        if verb == "apply" and not named:
+            _check_owner(client.send("POST", f"/v1/plan{query}", document)["changes"], options)
+        answer: dict[str, Any] = client.send("POST", f"/v1/{verb}{query}", document)
     except Refusal as error:
         raise CtlError(f"{options.file}: {error}" if error.field is not None else str(error)) from None
     return answer
 
 
-def _document(file: Path) -> dict[str, Any]:
-    """The table of a file; unless it says so itself, it is managed by the file's name. Raises CtlError."""
+def _check_owner(changes: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Two files of one name would take each other's services away, so that needs the owner's name in the file itself.
+    Raises CtlError."""
+    gone = [_object(row) for row in changes if row["action"] in ("drain", "delete")]
+    if gone and not options.prune:
+        raise CtlError(f"{options.file} would remove {', '.join(gone)}, which a file of that name made: if it was this one,"
+                       f' say so in it: managed_by = "{options.file.stem}"', 2)  # fmt: skip
+
+
+def _document(file: Path) -> tuple[dict[str, Any], bool]:
+    """The table of a file, and whether it says by whom it is managed: if not, by the file's name. Raises CtlError."""
     try:
         text = sys.stdin.read() if file == STDIN else file.read_text("utf-8")
         document = parsed(text) if text.lstrip().startswith("{") else toml.tables(text)
@@ -75,8 +95,9 @@ def _document(file: Path) -> dict[str, Any]:
         raise CtlError(f"cannot read {file}: {error.strerror}") from None
     except (Invalid, UnicodeDecodeError) as error:
         raise CtlError(f"{file}: {error}") from None
-    named = {} if file == STDIN else {"managed_by": file.stem}
-    return {**named, **document} if isinstance(document, dict) else document
+    if not isinstance(document, dict) or "managed_by" in document or file == STDIN:
+        return document, True
+    return {"managed_by": file.stem, **document}, False
 
 
 def _tell(changes: list[dict[str, Any]]) -> None:

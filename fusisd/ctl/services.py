@@ -10,6 +10,7 @@ from typing import Any
 
 from fusisd.ctl import render, words
 from fusisd.ctl.client import Client, place
+from fusisd.ctl.files import foretell
 
 _KEY = ("protocol", "address", "port", "fwmark", "family")
 _SETTINGS = ("scheduler", "persistence_s", "netmask", "persistence_engine", "flags", "vip", "announce", "check")
@@ -34,6 +35,7 @@ def declare(commands: words.Commands) -> None:
         _add_fields(parser)
     edit.add_argument("--unset", action="append", metavar="FIELD", help="have none of it, repeatable")
     words.add_removal(delete)
+    words.add_dry_run(add, edit, delete)
 
 
 def _add_fields(parser: argparse.ArgumentParser) -> None:
@@ -126,17 +128,26 @@ def add_service(client: Client, options: argparse.Namespace) -> int:
     fields = words.given(options, *_FIELDS)
     if "fwmark" not in fields:
         fields.setdefault("protocol", "tcp")
-    return _tell(client.send("POST", "/v1/services", {"name": options.name, **fields}), options)
+    document = {"name": options.name, **fields}
+    if options.dry_run:
+        return foretell(client, "POST", "/v1/services", document, options)
+    return _tell(client.send("POST", "/v1/services", document), options)
 
 
 def edit_service(client: Client, options: argparse.Namespace) -> int:
     """Change one."""
-    return _tell(client.send("PATCH", place(options.name), words.given(options, *_FIELDS)), options)
+    path, document = place(options.name), words.given(options, *_FIELDS)
+    if options.dry_run:
+        return foretell(client, "PATCH", path, document, options)
+    return _tell(client.send("PATCH", path, document), options)
 
 
 def delete_service(client: Client, options: argparse.Namespace) -> int:
     """Remove one."""
-    return tell_removed(client.send("DELETE", place(options.name) + words.removal(options)), options.name, options)
+    path = place(options.name) + words.removal(options)
+    if options.dry_run:
+        return foretell(client, "DELETE", path, None, options)
+    return tell_removed(client.send("DELETE", path), options.name, options)
 
 
 def tell_removed(answer: Any, name: str, options: argparse.Namespace) -> int:

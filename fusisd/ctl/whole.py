@@ -37,7 +37,7 @@ def declare(commands: words.Commands) -> None:
         option = f"--{name[:-2].replace('_', '-')}-timeout"
         settings_.add_argument(option, dest=name, type=int, metavar="S", help="0: as the kernel has it")
     settings_.add_argument("--range", dest="ranges", action="append", metavar="NETWORK", help="VIPs are allocated from it")
-    settings_.add_argument("--no-ranges", dest="ranges", action="store_const", const=[], help="allocate none")
+    settings_.add_argument("--no-ranges", action="store_true", help="allocate none")
     export_ = words.command(commands, "export", export_all, "all that operators want, as a file", "fusisctl export lb.json")
     export_.add_argument("file", nargs="?", type=Path, metavar="FILE")
     text = "make everything of a file so, and remove nothing"
@@ -73,7 +73,7 @@ def release(client: Client, options: argparse.Namespace) -> int:
 
 def pause(client: Client, options: argparse.Namespace) -> int:
     """Begin or end."""
-    if options.end == (options.seconds is not None):
+    if options.end == (options.seconds is not None) or options.seconds == 0:
         raise CtlError("give SECONDS, or --end", 2)
     seconds = 0.0 if options.end else options.seconds
     answer = client.send("POST", "/v1/pause", {"seconds": seconds})
@@ -95,9 +95,11 @@ def settings(client: Client, options: argparse.Namespace) -> int:
     """Show, or change and show."""
     found = client.get_object("/v1/settings", "timeouts")
     timeouts = {name: value for name in _TIMEOUTS if (value := getattr(options, name)) is not None}
-    wanted: dict[str, Any] = {"timeouts": {**found["timeouts"], **timeouts}} if timeouts else {}
-    if options.ranges is not None:
-        wanted["ranges"] = options.ranges
+    wanted: dict[str, Any] = {"timeouts": timeouts} if timeouts else {}
+    if options.ranges and options.no_ranges:
+        raise CtlError("give --range or --no-ranges, not both", 2)
+    if options.ranges or options.no_ranges:
+        wanted["ranges"] = options.ranges or []
     if wanted:
         found = client.send("PUT", "/v1/settings", wanted)
     if options.json:
@@ -112,7 +114,7 @@ def settings(client: Client, options: argparse.Namespace) -> int:
 def export_all(client: Client, options: argparse.Namespace) -> int:
     """To a file, or to stdout."""
     text = json.dumps(client.get_object("/v1/export", "schema"), indent=2)
-    if options.file is None:
+    if options.file is None or str(options.file) == "-":
         render.say_raw(text)
         return 0
     try:

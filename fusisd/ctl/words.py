@@ -39,6 +39,12 @@ def group(commands: Commands, name: str, text: str) -> Commands:
     return parser.add_subparsers(required=True, metavar="COMMAND")
 
 
+def add_dry_run(*parsers: argparse.ArgumentParser) -> None:
+    """That a change is only told."""
+    for parser in parsers:
+        parser.add_argument("--dry-run", action="store_true", help="say what it would change, and change nothing")
+
+
 def add_removal(parser: argparse.ArgumentParser) -> None:
     """How something is removed."""
     parser.add_argument("--drain", type=whole_seconds, metavar="S", help="wait so long for its connections (default 60)")
@@ -49,7 +55,7 @@ def removal(options: argparse.Namespace) -> str:
     """The query of a DELETE."""
     if options.now and options.drain is not None:
         raise CtlError("give --drain or --now, not both", 2)
-    return "?now=1" if options.now else "" if options.drain is None else f"?drain_s={options.drain:g}"
+    return "?now=1" if options.now else "" if options.drain is None else f"?drain_s={seconds(options.drain)}"
 
 
 def whole_seconds(text: str) -> float:
@@ -58,6 +64,11 @@ def whole_seconds(text: str) -> float:
     if not math.isfinite(found) or found < 0:
         raise ValueError(text)
     return found
+
+
+def seconds(number: float) -> str:
+    """As a query says it: never 1e+07, whose + is a space there."""
+    return f"{number:f}".rstrip("0").rstrip(".")
 
 
 def service_and_destination(text: str) -> tuple[str, str | None]:
@@ -80,6 +91,10 @@ def check(text: str) -> dict[str, Any]:
     """A check's document: its kind alone, or all of it as JSON."""
     if not text.startswith("{"):
         return {"kind": text}
+    return _json(text)
+
+
+def _json(text: str) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(text)
     except ValueError as error:
@@ -88,7 +103,9 @@ def check(text: str) -> dict[str, Any]:
 
 
 def tunnel(text: str) -> dict[str, Any]:
-    """A tunnel's document: `ipip`, `gre`, `gue:PORT`."""
+    """A tunnel's document: `ipip`, `gre`, `gue:PORT`, or all of it as JSON."""
+    if text.startswith("{"):
+        return _json(text)
     kind, _, port = text.partition(":")
     return {"type": kind, "port": int(port)} if port else {"type": kind}
 

@@ -21,6 +21,7 @@ from fusisd.web.errors import MissingFields, Unauthorized, status_of
 from fusisd.web.http1 import RETRY_AFTER_S
 from fusisd.web.metrics import Metrics
 from fusisd.web.page.room import StatusPage
+from fusisd.web.refusals import Refusals
 from fusisd.web.requests import Requests
 from fusisd.web.status import Status
 from fusisd.web.tokens import Tokens
@@ -47,6 +48,7 @@ def make_app(core: Core, policy: WritePolicy, clock: Callable[[], float] = time.
     app.default_error_handler = _error_page
     requests = Requests(clock)
     requests.watch(app)
+    refusals = Refusals(clock)
     seed, native = _Dialect(_refusal, _failure), _Dialect(problem.refusal, partial(problem.problem, 500))
     plain = (Compat(core), Status(core, clock), Metrics(core, requests, clock), StatusPage(core, clock))
     rows = [(*row, seed) for room in plain for row in room.routes()]
@@ -54,14 +56,14 @@ def make_app(core: Core, policy: WritePolicy, clock: Callable[[], float] = time.
     rows += [(route.method, route.path, partial(route.answer, core), native) for route in routes]
     for method, path, handler, dialect in rows:
         # HEAD by name, so that a 405 lists it under Allow
-        app.route(path, ["GET", "HEAD"] if method == "GET" else method, _guarded(handler, policy, dialect))
+        app.route(path, ["GET", "HEAD"] if method == "GET" else method, _guarded(handler, policy, dialect, refusals))
     return app
 
 
 def native_routes(core: Core, clock: Callable[[], float], tokens: Tokens) -> list[Route]:
     """Every route of the native API, that of its document among them."""
     timed = (Table(core, clock), StatisticsRoom(core, clock))
-    rooms = (Services(core), *timed, Events(core), Nodes(core), Checks(core), Files(core), TokensRoom(tokens))
+    rooms = (Services(core), *timed, Events(core), Nodes(core), Checks(core), Files(core), TokensRoom(tokens, core))
     return with_document([route for room in rooms for route in room.routes()])
 
 
@@ -72,7 +74,9 @@ class _Dialect(NamedTuple):
     failure: Callable[[str], HTTPResponse]
 
 
-def _guarded(handler: Callable[..., object], policy: WritePolicy, dialect: _Dialect) -> Callable[..., object]:
+def _guarded(
+    handler: Callable[..., object], policy: WritePolicy, dialect: _Dialect, refusals: Refusals
+) -> Callable[..., object]:
     """The handler behind the policy, with our exceptions turned into answers."""
 
     def call(**names: str) -> object:
@@ -80,8 +84,11 @@ def _guarded(handler: Callable[..., object], policy: WritePolicy, dialect: _Dial
             request.environ["fusis.who"] = policy.check(request.environ)
             return handler(**names)
         except FusisError as error:
-            if status_of(error) == 500:
+            status = status_of(error)
+            if status == 500:
                 log.error("web request failed method=%s path=%s reason=%s", request.method, request.path, error)
+            elif status in (401, 403):
+                refusals.note(str(request.environ.get("fusis.peer", "")), request.method, request.path, status)
             return dialect.refusal(error)
         except Exception:  # edge 3 of 3: a bug of ours is logged, and counted as an answer 500 (requests.py)
             log.exception("web request failed method=%s path=%s", request.method, request.path)

@@ -40,14 +40,13 @@ class WritePolicy:
     def check(self, environ: Environ) -> str:
         """Let a request pass and say whose it is (`unix`, `tcp 10.0.0.9 token=4f0c31a2`; a read without a token: `tcp
         10.0.0.9`), or raise Forbidden or Unauthorized."""
-        peer = str(environ.get("fusis.peer", ""))
+        peer, reads = str(environ.get("fusis.peer", "")), environ["REQUEST_METHOD"] in READS
+        if not reads and _is_of_another_site(environ):  # over the socket, too: `ssh -L` leads a browser there
+            raise Forbidden("a page of another site may not change anything here")
         if peer == UNIX:
             return peer
-        if environ["REQUEST_METHOD"] in READS:
-            if not self.private or environ["PATH_INFO"] == ALWAYS_OPEN:
-                return f"tcp {peer}"
-        elif _is_of_another_site(environ):
-            raise Forbidden("a page of another site may not change anything here")
+        if reads and (not self.private or environ["PATH_INFO"] == ALWAYS_OPEN):
+            return f"tcp {peer}"
         if not (self.allow_plaintext_writes or environ["wsgi.url_scheme"] == "https" or _is_loopback(peer)):
             raise Forbidden(
                 "what needs the token is off over plain HTTP from another host, because the token could be read on the "

@@ -46,15 +46,17 @@ class Entry:
     def answers_to(self, host: str | None, peer: str) -> bool:
         """A request with this Host header is for us; else a page of another site may speak by a name that it made lead here.
 
-        (DNS rebinding.) None, in HTTP/1.0, is no browser's.
+        (DNS rebinding.) None, in HTTP/1.0, is no browser's. Over the Unix socket any name without a dot will do: nobody in
+        the Internet has one, and a browser may be led to the socket (`ssh -L`).
         """
-        if peer == UNIX or host is None:
+        if host is None:
             return True
         match = _AUTHORITY.match(host)
         if match is None:
             return False
         name = (match["literal"] or match["name"]).lower().removesuffix(".")
-        return name == "localhost" or name in self.host_names or _is_address(name)
+        local = peer == UNIX and "." not in name
+        return local or name == "localhost" or name in self.host_names or _is_address(name)
 
 
 def _is_address(name: str) -> bool:

@@ -16,6 +16,7 @@ from bottle import HTTPResponse, request
 from fusisd.errors import Unavailable
 from fusisd.ports import Core, Reading, ServiceView
 from fusisd.web import families
+from fusisd.web.encoding import takes_gzip
 from fusisd.web.requests import Requests
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Metrics:
         """All metrics in the exposition format."""
         table = self._table()
         body, headers = self._own().text() + table, {"Content-Type": TEXT_TYPE, "Vary": "Accept-Encoding"}
-        if "gzip" in str(request.environ.get("HTTP_ACCEPT_ENCODING", "")):
+        if takes_gzip(request.environ):
             packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
             body, headers = packer.compress(body) + packer.flush(), {**headers, "Content-Encoding": "gzip"}
         return HTTPResponse(body, 200, headers=headers)

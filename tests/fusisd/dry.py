@@ -36,7 +36,8 @@ class Dry:
             self._process = subprocess.Popen(
                 command or self.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        poll(lambda: f"Listening and serving HTTP on :{self.port}" in self.log.read_text(), 60, "the ready line")
+        words = (f"Listening and serving HTTP on :{self.port}", '"event": "listening"')
+        poll(lambda: any(word in self.log.read_text() for word in words), 60, "the ready line")
 
     def tell(self, number: int) -> None:
         """Send it a signal that does not end it."""

@@ -107,11 +107,13 @@ def test_a_token_is_rotated_without_a_restart_and_nothing_of_it_is_logged(
     assert main([*ctl, "rotate", "--json"]) == 0
     third = json.loads(capsys.readouterr().out)["token"]
     assert [status(old), status(second), status(third)] == [401, 401, 200]
+    events = json.loads(dry.ask("GET", "/v1/events", token=False)[1])["events"]
+    assert [event["who"] for event in events if event["kind"] == "token"] == ["unix", "unix"]
     dry.end()
     log = dry.log.read_text()
     dry.start()
     assert [status(second), status(third)] == [401, 200]
-    assert log.count("token rotated fingerprint=") == 2
+    assert log.count("INFO token who=unix text=") == 2
     assert not any(token in log for token in (old, second, third))
 
 

@@ -71,6 +71,34 @@ def test_a_wrong_file_is_refused_whole_and_names_the_key(file: Path, text: str, 
     assert refused.value.status == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('tls_cert = "/nonexist"\ntls_key = "/nonexist"', "/nonexist"),
+        ('serf_rpc_key_file = "/nonexist"', "/nonexist"),
+        ('listen = ["nonsense:80"]', "no address"),
+        ('listen = ["127.0.0.1:80", "127.0.0.1:80"]', "twice"),
+        ('serf = "a..b:7373"', "ADDRESS:PORT"),
+        ("serf_rpc_port = 99999", "port"),
+        ("serf_bind_port = 0", "port"),
+        ('host_name = ["https://lb.example.com"]', "a name alone"),
+        ("log_level = 2026-11-01", "is a date"),
+    ],
+)
+def test_check_config_finds_what_would_fail_the_start(
+    file: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    from fusisd.__main__ import main
+
+    file.write_text(f'iface = "eth0"\n{text}\n')
+    try:
+        status = main(["--config", str(file), "--check-config"])
+    except SystemExit as ended:  # argparse
+        status = int(ended.code or 0)
+    assert status == 2
+    assert said in capsys.readouterr().err
+
+
 def test_check_config_says_so_and_ends(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from fusisd.__main__ import main
 

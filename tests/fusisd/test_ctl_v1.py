@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,8 @@ def test_a_drain_is_begun_listed_and_taken_back(core: LivelyCore, web: Ctl) -> N
 
 
 def happening(core: LivelyCore, command: Command) -> list[Callable[[], object]]:
-    """Nothing for two looks, then the command."""
-    return [lambda: None, lambda: None, lambda: core.submit(command, "fusisd")]
+    """Nothing for three looks, then the command."""
+    return [lambda: None, lambda: None, lambda: None, lambda: core.submit(command, "fusisd")]
 
 
 def test_waiting_for_a_drain_shows_its_progress_and_ends_with_it(
@@ -143,6 +144,39 @@ def test_waiting_for_a_drain_that_somebody_takes_back_fails(
     core.happens = happening(core, CancelDrain("web", "rs1"))
     status, said, errors = web("drain", "web/rs1", "--wait")
     assert (status, said, errors.splitlines()[-1]) == (1, "", "fusisctl: web/rs1 was taken back into service")
+
+
+def test_waiting_for_a_drain_whose_service_is_released_says_so(
+    core: LivelyCore, web: Ctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drains, "LOOK_EVERY_S", 0.01)
+    view = core.snapshot().services[0]
+
+    def released() -> None:
+        core.submit(Release("web"), "fusisd")
+        core.published = replace(core.published, services=(*core.published.services, replace(view, name="", foreign=True)))
+
+    core.happens = [lambda: None, lambda: None, lambda: None, released]
+    status, said, errors = web("drain", "web/rs1", "--wait")
+    assert (status, said) == (1, "")
+    assert "stands in the kernel as it was: service web was released" in errors.splitlines()[-1]
+
+
+def test_a_change_can_be_told_only(core: LivelyCore, web: Ctl) -> None:
+    before = core.intent
+    for words in (
+        ("service", "add", "new", "--address", "10.0.0.9", "--port", "80"), ("service", "edit", "web", "--scheduler", "mh"),
+        ("service", "delete", "web"), ("destination", "add", "web/rs9", "--address", "10.0.0.19", "--port", "80"),
+        ("destination", "edit", "web/rs1", "--weight", "7"), ("destination", "delete", "web/rs1", "--now"),
+        ("drain", "web/rs1", "--limit", "3"),
+    ):  # fmt: skip
+        status, said, _ = web(*words, "--dry-run")
+        assert (status, said[:1] in "+~-", core.intent is before) == (0, True, True), words
+
+
+def test_destinations_are_listed_and_shown(web: Ctl) -> None:
+    assert [line.split()[0] for line in web("destination", "list", "web")[1].splitlines()] == ["NAME", "rs1"]
+    assert json.loads(web("destination", "show", "web/rs1", "--json")[1])["name"] == "rs1"
 
 
 def test_adopt_release_and_pause_are_commands(core: LivelyCore, web: Ctl) -> None:

@@ -59,8 +59,11 @@ def test_a_log_as_json_is_one_object_a_line_and_holds_no_secret(dry: Dry) -> Non
     dry.ask("POST", "/services", WEB)
     dry.ask("POST", "/services", WEB, headers={"Authorization": "Bearer a-guess"}, token=False)
     dry.end()
-    lines = [line for line in dry.log.read_text().splitlines() if not line.startswith("Listening and serving")]
-    events = [json.loads(line)["event"] for line in lines]
+    lines = [json.loads(line) for line in dry.log.read_text().splitlines()]
+    events = [line["event"] for line in lines]
+    assert {type(line["reaction_ms"]) for line in lines if line["event"] == "turn"} == {float}
+    (refused,) = [line for line in lines if line["event"] == "web refused"]
+    assert (refused["method"], refused["status"], refused["peer"]) == ("POST", 401, "127.0.0.1")
     assert {"dry run", "listening", "accepted", "op", "turn"} <= set(events)
     assert (dry.state_dir / "token").read_text().strip() not in dry.log.read_text()
     assert "a-guess" not in dry.log.read_text()

@@ -68,6 +68,7 @@ def test_another_host_may_write_with_the_token_over_tls() -> None:
 )
 def test_a_page_of_another_site_changes_nothing_even_with_the_token(headers: dict[str, str], status: int) -> None:
     assert post(STRICT, "127.0.0.1", BEARER, HTTP_HOST="10.0.0.2:8000", **headers) == status
+    assert post(STRICT, "unix", None, HTTP_HOST="10.0.0.2:8000", **headers) == status, "`ssh -L` leads a browser there"
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])

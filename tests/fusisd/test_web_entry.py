@@ -28,11 +28,17 @@ def test_addresses_localhost_and_configured_names_are_ours(host: str | None) -> 
     "host",
     [
         *("", "evil.example", "evil.example:8000", "lb1.example.evil", "x.localhost"),
-        *("10.0.0.2.evil", "0x7f.1", "2130706433", "lb1.example@evil", "[evil]", "[::1", "::1", "10.0.0.2:"),
+        *("10.0.0.2.evil", "0x7f.1", "lb1.example@evil", "[evil]", "[::1", "::1", "10.0.0.2:"),
         *("10.0.0.2:123456", "10.0.0.2:80:80", "lb1.example/", " "),
     ],
 )
-def test_other_names_are_not_ours_but_over_the_unix_socket(host: str) -> None:
+def test_other_names_are_not_ours_though_a_tunnel_leads_a_browser_to_the_socket(host: str) -> None:
+    assert not ENTRY.answers_to(host, "10.0.0.9")
+    assert not ENTRY.answers_to(host, "unix")
+
+
+@pytest.mark.parametrize("host", ["fusisd", "fusis:80", "2130706433"])
+def test_a_name_without_a_dot_is_ours_over_the_socket_alone(host: str) -> None:
     assert not ENTRY.answers_to(host, "10.0.0.9")
     assert ENTRY.answers_to(host, "unix")
 

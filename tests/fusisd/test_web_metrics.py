@@ -316,3 +316,12 @@ def test_every_metric_is_in_the_document_and_no_other(core: LiveCore) -> None:
     rows = re.findall(r"^\| `(fusis_\w+)`", text, re.MULTILINE)
     assert set(rows) == families(core)
     assert len(rows) == len(set(rows))
+
+
+@pytest.mark.parametrize(
+    ("said", "takes"),
+    [("gzip", True), ("br, gzip;q=0.5", True), ("GZIP", True), ("x-gzip", True), ("", False), ("br", False),
+     ("gzip;q=0", False), ("gzip; q=0.000, identity", False), ("notgzip", False)],
+)  # fmt: skip
+def test_gzip_goes_to_who_takes_it(core: LiveCore, said: str, takes: bool) -> None:
+    assert ("Content-Encoding" in scrape(app_of(core), HTTP_ACCEPT_ENCODING=said).headers) is takes

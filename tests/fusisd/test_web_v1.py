@@ -821,3 +821,33 @@ def test_checks_are_listed_with_what_they_came_to(ask: Any) -> None:
         assert (page["checks"], page["next"]) == (found[1:], None)
 
     ask(scenario)
+
+
+def test_settings_that_are_left_out_stay_each_timeout_too(web: Any) -> None:
+    call(web, "PUT", "/v1/settings", {"timeouts": {"tcp_s": 900, "udp_s": 300}, "ranges": ["10.9.0.0/24"]})
+    shown = call(web, "PUT", "/v1/settings", {"timeouts": {"tcp_s": 901}}).json
+    assert shown == {"timeouts": {"tcp_s": 901, "tcp_fin_s": 0, "udp_s": 300}, "ranges": ["10.9.0.0/24"]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("POST", "/v1/services/web/release", {}), ("PUT", "/v1/settings", {"ranges": []}),
+     ("POST", "/v1/pause", {"seconds": 1})],
+)  # fmt: skip
+def test_what_has_no_revision_refuses_if_match_and_does_nothing(ask: Any, method: str, path: str, body: Any) -> None:
+    async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
+        await ask("POST", "/v1/services", WEB)
+        before = w.daemon.control.intent
+        assert problem(await ask(method, path, body, HTTP_IF_MATCH='"999"'))["status"] == 412
+        assert w.daemon.control.intent is before
+
+    ask(scenario)
+
+
+def test_a_check_that_nobody_can_pass_is_refused(ask: Any) -> None:
+    async def scenario(w: Whole, ask: Callable[..., Awaitable[Answer]]) -> None:
+        check = {"kind": "http", "method": "HEAD", "body": "ok"}
+        found = problem(await ask("POST", "/v1/services", {**WEB, "check": check}))
+        assert (found["status"], found["field"]) == (422, "check.body")
+
+    ask(scenario)

@@ -36,6 +36,7 @@ class MemoryCore:
         self.intent = Intent()
         self.foreign = foreign
         self.seen: list[tuple[Command, str]] = []
+        self.told: list[tuple[str, str]] = []
         self.reading, self.counted = Reading(0.0), Counts()
         self.events = Ring("7f")
         self.published = Snapshot(0, time.monotonic(), foreign, tell_status=lambda: {"ok": True}, tell_why=self._why)
@@ -61,6 +62,9 @@ class MemoryCore:
 
     def foresee(self, command: Command) -> Foreseen:
         return Foreseen(self.intent, state.apply(self.intent, command))
+
+    def tell(self, kind: str, text: str, who: str) -> None:
+        self.told.append((kind, who))
 
     def statistics(self) -> Reading:
         return self.reading

@@ -24,6 +24,7 @@ from bottle import HTTPResponse, request
 
 from fusisd.errors import Unavailable
 from fusisd.ports import Core
+from fusisd.web.encoding import takes_gzip
 from fusisd.web.page.document import Drawn, document, main_part
 from fusisd.web.page.services import Asked
 from fusisd.web.page.standing import overview
@@ -150,7 +151,7 @@ def _answer(sent: Sent, content_type: str) -> HTTPResponse:
     if sent.status == 200 and sent.etag in str(environ.get("HTTP_IF_NONE_MATCH", "")):
         return HTTPResponse(b"", 304, headers=headers)
     headers["Content-Type"] = content_type
-    if "gzip" in str(environ.get("HTTP_ACCEPT_ENCODING", "")):
+    if takes_gzip(environ):
         return HTTPResponse(sent.packed, sent.status, headers={**headers, "Content-Encoding": "gzip"})
     return HTTPResponse(sent.plain, sent.status, headers=headers)
 

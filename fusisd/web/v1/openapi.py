@@ -140,7 +140,7 @@ def _refusals(route: Route) -> set[int]:
     found |= {404} if "<" in route.path else set()
     found |= {*_REFUSED_CHANGES} if route.method not in _SAFE else set()
     found |= {*_REFUSED_BODIES} if route.body is not None else set()
-    return found | ({412} if route.tagged and route.method not in _SAFE else set())
+    return found | ({412} if route.method not in _SAFE else set())
 
 
 def _refusal(status: int) -> dict[str, Any]:

@@ -99,6 +99,8 @@ class Route:
 
     def answer(self, core: Core, **names: str) -> object:
         """Answer the request of this thread. Raises FusisError."""
+        if not self.tagged and self.method != "GET" and request.environ.get("HTTP_IF_MATCH") is not None:
+            raise Stale("If-Match is for what has a revision, which this has not: leave it out")
         asked = {**names, **query(self.asks)}
         dry = asked.pop("dry_run", False)
         if self.body is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fusisd.commands import Adopt, Pause, Release, SetGlobals, Withdraw
-from fusisd.documents import INTENT, KEY, NAME, RANGES, TIMEOUTS, encode_intent
+from fusisd.documents import INTENT, KEY, NAME, PARTIAL_TIMEOUTS, RANGES, encode_intent, with_timeouts
 from fusisd.fields import object_of, seconds
 from fusisd.model import Intent
 from fusisd.ports import Core
@@ -21,7 +21,7 @@ from fusisd.web.v1.services import answer, service_answer, service_view
 
 _ADOPT = object_of({"name": NAME, "key": KEY}, ("name", "key"))
 _PAUSE = object_of({"seconds": seconds(0, 86400)}, ("seconds",))
-_SETTINGS = object_of({"timeouts": TIMEOUTS, "ranges": RANGES})
+_SETTINGS = object_of({"timeouts": PARTIAL_TIMEOUTS, "ranges": RANGES})
 
 
 class Table:
@@ -80,8 +80,10 @@ class Table:
         return answer(_settings(self._core.snapshot().intent))
 
     def put_settings(self, asked: Document) -> Change:
-        """Set timeouts, ranges or both."""
-        return Change([SetGlobals(**asked)], lambda after: answer(_settings(after.intent)))
+        """Set timeouts, ranges or both; what is left out stays."""
+        timeouts = asked.get("timeouts")
+        merged = None if timeouts is None else with_timeouts(self._core.snapshot().intent.timeouts, timeouts)
+        return Change([SetGlobals(merged, asked.get("ranges"))], lambda after: answer(_settings(after.intent)))
 
     def list_foreign(self, after: str = "", limit: int | None = None) -> object:
         """What the kernel has and is not ours."""

@@ -6,12 +6,12 @@ Does not: keep them (fusisd.web.tokens).
 
 from __future__ import annotations
 
-import logging
-
 from bottle import HTTPResponse, request
 
 from fusisd.errors import StoreError
 from fusisd.fields import object_of, seconds
+from fusisd.ports import Core
+from fusisd.web.compat import who
 from fusisd.web.entry import UNIX
 from fusisd.web.errors import Forbidden
 from fusisd.web.tokens import Tokens
@@ -19,8 +19,6 @@ from fusisd.web.v1 import shapes
 from fusisd.web.v1.objects import Document
 from fusisd.web.v1.routes import Body, Route
 from fusisd.web.v1.services import answer
-
-log = logging.getLogger(__name__)
 
 _ROTATION = object_of({"overlap_s": seconds(0, 7 * 86400)})
 _KNOWN = shapes.shape({"fingerprint": shapes.TEXT, "until_s": shapes.or_null(shapes.NUMBER)})
@@ -31,9 +29,9 @@ _MADE = shapes.shape({"token": shapes.TEXT, "fingerprint": shapes.TEXT, "overlap
 class TokensRoom:
     """The routes of this room over the tokens."""
 
-    def __init__(self, tokens: Tokens) -> None:
-        """Those that the write policy asks."""
-        self._tokens = tokens
+    def __init__(self, tokens: Tokens, core: Core) -> None:
+        """Those that the write policy asks; the core is told of another one."""
+        self._tokens, self._core = tokens, core
 
     def routes(self) -> list[Route]:
         """What can be asked."""
@@ -57,7 +55,7 @@ class TokensRoom:
         except OSError as error:
             raise StoreError(f"the tokens cannot be written: {error.strerror}; the old ones count on") from None
         fingerprint = self._tokens.valid()[0].fingerprint
-        log.info("token rotated fingerprint=%s overlap_s=%.0f", fingerprint, overlap_s)
+        self._core.tell("token", f"the token is {fingerprint} now, older ones for {overlap_s:g} s", who(request.environ))
         told = answer({"token": token, "fingerprint": fingerprint, "overlap_s": overlap_s})
         told.set_header("Cache-Control", "no-store")
         return told
