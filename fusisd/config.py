@@ -54,6 +54,8 @@ class Config:
     host_names: frozenset[str] = frozenset()
     trusted_proxies: tuple[Network, ...] = ()
     check_only: bool = False
+    vip_iface: str = ""
+    """Where VIPs are put; never empty but in a dry run: `iface` when nothing else was said."""
 
     def differing(self, other: Config) -> frozenset[str]:
         """The fields in which another configuration differs."""
@@ -94,6 +96,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         host_names=_host_names(options.host_name),
         trusted_proxies=_networks(options.trusted_proxy, "--trusted-proxy"),
         check_only=options.check_config,
+        vip_iface=options.vip_iface or options.iface or "",
     )
 
 
@@ -203,6 +206,8 @@ def _parser() -> argparse.ArgumentParser:
     add("cleanup", nargs="?", choices=("cleanup",),
         help="undo on this machine what a stopped fusisd did: services, VIPs, NAT rules, sysctls; then end")  # fmt: skip
     add("--iface", metavar="NAME", help="the interface that clients come in on; VIPs are put there")
+    add("--vip-iface", metavar="NAME",
+        help="put VIPs there instead, lo for anycast: they are neither announced nor asked about on the wire")  # fmt: skip
     add("--listen", metavar="ADDRESS:PORT", action="append", default=[],
         help=f"serve HTTP here, repeatable (default: port {PORT} of the interface's addresses and of loopback)")  # fmt: skip
     add("--socket", type=Path, default=Path("/run/fusisd/fusisd.sock"), metavar="PATH",

@@ -90,7 +90,9 @@ class Daemon:
         config = self._config
         lock_state(config.state_dir)
         gc.disable()  # a start makes a great many values that stay: looking through them again and again finds nothing
-        own = self._own = [] if config.dry_run else _own_addresses(config.iface)
+        own = self._own = [] if config.dry_run else _own_addresses(config.iface, "--iface")
+        if config.vip_iface != config.iface and not config.dry_run:
+            _own_addresses(config.vip_iface, "--vip-iface")
         kernel = _open_kernel(config.dry_run)
         stores = await self._open_stores(own)
         host = self._host(stores)
@@ -176,7 +178,7 @@ class Daemon:
     def _host(self, stores: Stores) -> HostPlumbing | DryHost:
         if self._config.dry_run:
             return DryHost(self._enter)
-        return HostPlumbing(self._config.iface, stores.local, self._store_call, self._enter, self._config.sysctls)
+        return HostPlumbing(self._config.vip_iface, stores.local, self._store_call, self._enter, self._config.sysctls)
 
     def _made_front(self, bridge: Bridge, control: Control, own: list[str]) -> Front:
         loopback = ["127.0.0.1", "::1"] if socket.has_ipv6 and _has_address("::1") else ["127.0.0.1"]
@@ -195,7 +197,8 @@ class Daemon:
             version = importlib.metadata.version("pyipvs")
         except importlib.metadata.PackageNotFoundError:
             version = "unpackaged"
-        return {"version": version, "iface": config.iface, "dry_run": config.dry_run, "serf": serf}
+        ifaces = {"iface": config.iface, "vip_iface": config.vip_iface}
+        return {"version": version, **ifaces, "dry_run": config.dry_run, "serf": serf}
 
     async def _serf(self, own: list[str]) -> None:
         """Keep a Serf agent (when it is ours to keep) and follow its members, for ever."""
@@ -322,13 +325,13 @@ def _open_kernel(dry_run: bool) -> IpvsKernel:
         raise StartupError(str(error)) from None
 
 
-def _own_addresses(iface: str) -> list[str]:
+def _own_addresses(iface: str, option: str) -> list[str]:
     """The interface's own addresses. Raises StartupError."""
     try:
         return addresses.primary(iface)
     except CommandError as error:
         if "does not exist" in str(error):
-            raise StartupError(f"--iface {iface}: no such interface (see `ip -brief address`)", 2) from None
+            raise StartupError(f"{option} {iface}: no such interface (see `ip -brief address`)", 2) from None
         raise StartupError(str(error)) from None
 
 

@@ -75,7 +75,7 @@ def _told(client: Client, state_dir: Path) -> _Told:
     except CtlError as error:
         return _noted(state_dir, str(error))
     by_nat = frozenset(row["Host"] for row in rows if row["Mode"] == "nat")
-    return _Told(status, "", intent, by_nat | _by_nat(intent), status["iface"], status["withdrawn"])
+    return _Told(status, "", intent, by_nat | _by_nat(intent), status.get("vip_iface", status["iface"]), status["withdrawn"])
 
 
 def _by_nat(intent: Intent) -> frozenset[str]:

@@ -105,7 +105,7 @@ def test_all_become_destinations_and_of_a_quarter_killed_at_once_only_those_go(
     agents: Agents, dry: Dry, listeners: Listeners
 ) -> None:
     agents.start(1, "role=balancer")
-    dry.start(dry.command("--serf", f"{address(1)}:7373"))
+    dry.start(dry.command("--serf", f"{address(1)}:7373", "--serf-allow", "127.0.0.0/8"))
     service = {"Name": "web", "Host": "10.0.0.1", "Port": 80, "Protocol": "tcp", "Scheduler": "rr"}
     assert dry.ask("POST", "/services", service)[0] == 200
     poll(lambda: status(dry)["serf_connected"], LIMIT_S, "Serf")

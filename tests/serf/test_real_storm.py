@@ -76,7 +76,7 @@ def test_a_storm_by_real_agents_loses_no_state_and_leaves_nothing_behind(agents:
     agents.start(1, "role=balancer")
     for number in (2, 3):
         agents.start(number, *(f"{tag}={text}" for tag, text in tags(1).items()), join=1)
-    dry.start(dry.command("--serf", f"{address(1)}:7373"))
+    dry.start(dry.command("--serf", f"{address(1)}:7373", "--serf-allow", "127.0.0.0/8"))
     service = {"Name": "web", "Host": "10.0.0.1", "Port": 80, "Protocol": "tcp", "Scheduler": "rr"}
     assert dry.ask("POST", "/services", service)[0] == 200
     poll(lambda: in_kernel(dry) == {"n2": 1, "n3": 1}, 60, "both servers")
