@@ -8,13 +8,13 @@ Does not: change anything itself (host.py does).
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fusisd.errors import Invalid, StartupError
 from fusisd.fields import list_of, parsed, read_object, text, whole
+from fusisd.files import write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,7 @@ class RecordFile:
     def write(self) -> None:
         """Replace the file in one step, on disk when this returns. Raises OSError."""
         document = {"machine": self._machine, **asdict(self.record)}
-        temporary, owner = self._path.with_name(f"{self._path.name}.new"), self._path.parent.stat()
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            if os.geteuid() == 0:  # `sudo fusis-agent undo` in the directory of the unit's user
-                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-            json.dump(document, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._path)
+        write_private(self._path, json.dumps(document, indent=1))
 
 
 def _undo(value: object, place: str) -> Undo:

@@ -22,7 +22,7 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from fusisd.files import write_private
+from fusisd.files import open_private, write_private
 from fusisd.serf.errors import SupervisorError
 from fusisd.serf.keys import Keyring, load_or_make
 
@@ -147,7 +147,7 @@ class ManagedAgent:
 
     def _spawn(self, binary: str) -> int:
         """Start it in a session of its own, not tied to us: no Popen, which would want to see its end."""
-        log_file = os.open(self._dir / "agent.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        log_file = open_private(self._dir / "agent.log", os.O_WRONLY | os.O_APPEND)
         try:
             self._child = os.posix_spawn(
                 binary,

@@ -20,6 +20,7 @@ from pathlib import Path
 from fusisd.documents import decode_service, encode_service
 from fusisd.errors import Invalid, StoreError
 from fusisd.fields import parsed
+from fusisd.files import open_private
 
 SCHEMA_VERSION = 3
 _SERVICES = "CREATE TABLE services (name TEXT PRIMARY KEY, revision INTEGER NOT NULL, document TEXT NOT NULL);"
@@ -56,7 +57,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     """The file, made when absent, for the calling thread only; an older schema is migrated, its file copied aside first
     (`fusisd.db.schema2`). Raises StoreError: damaged, newer than us, no access."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(open_private(path, os.O_RDWR))
     except OSError as error:
         raise StoreError(f"cannot open {path}: {error.strerror}; {_HELP[sqlite3.SQLITE_CANTOPEN]}") from None
     database = sqlite3.connect(path, isolation_level=None, timeout=5.0)
@@ -160,7 +161,7 @@ def _copy_aside(database: sqlite3.Connection, path: Path, version: int) -> None:
     """A copy that an older fusisd can use: complete and durable before it has its name, and never over another file."""
     draft = _with_suffix(path, ".copy")
     try:
-        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+        os.close(open_private(draft, os.O_WRONLY | os.O_TRUNC))
         database.execute("VACUUM INTO ?", (str(draft),))  # into an empty file, with what the log holds
         with open(draft, "rb") as copy:
             os.fsync(copy.fileno())

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from fusisd.errors import StartupError
+from fusisd.files import open_private
 
 
 def lock_state(state_dir: Path, program: str = "fusisd") -> int:
@@ -20,7 +21,7 @@ def lock_state(state_dir: Path, program: str = "fusisd") -> int:
     """
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_private(state_dir / "lock", os.O_RDWR)
     except OSError as error:
         raise StartupError(
             f"cannot use the state directory {state_dir}: {error.strerror};"

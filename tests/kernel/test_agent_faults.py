@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 
 from fusisd.agent.record import RecordFile
+from fusisd.files import open_private
+from fusisd.serf.keys import load_or_make_key
+from fusisd.store.lock import lock_state
+from fusisd.store.sqlite import open_database
 from tests.kernel.test_agent_methods import state
 from tests.lab.backends import Backend
 from tests.lab.expect import poll
@@ -175,10 +179,19 @@ def test_a_tunnel_s_answers_take_the_route_that_all_take(server: Server) -> None
         host.run("ip", "link", "delete", "d0")
 
 
-def test_undo_by_root_leaves_the_record_to_the_unit_s_user(tmp_path: Path) -> None:
+def test_what_root_makes_for_the_unit_s_user_is_that_user_s(tmp_path: Path) -> None:
     os.chown(tmp_path, NOBODY, NOBODY)
     RecordFile(tmp_path / "host.json", "boot 1").write()
-    assert (tmp_path / "host.json").stat().st_uid == NOBODY
+    os.close(lock_state(tmp_path))
+    open_database(tmp_path / "fusisd.db").close()
+    load_or_make_key(tmp_path / "key")
+    for name in ("host.json", "lock", "fusisd.db", "key"):
+        assert ((tmp_path / name).stat().st_uid, (tmp_path / name).stat().st_mode & 0o777) == (NOBODY, 0o600), name
+    (tmp_path / "secret").write_text("root's")
+    (tmp_path / "trap").symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match="symbolic links"):
+        open_private(tmp_path / "trap", os.O_RDWR)
+    assert (tmp_path / "secret").stat().st_uid == 0
 
 
 def test_undo_after_a_kill_takes_the_server_out_and_its_vip_away(server: Server, balancer: Balancer) -> None:
