@@ -83,6 +83,7 @@ def restarted(of: Manager, before: str) -> None:
 def test_it_does_all_that_root_could_as_its_user_in_its_sandbox(balancer: Manager, lab: Lab) -> None:
     assert balancer.show("fusisd.service", "ActiveState") == "active"
     assert balancer.inside("ps", "-o", "user=", "-p", pid(balancer)).strip() == "fusisd"
+    assert "Seccomp:\t2" in balancer.inside("cat", f"/proc/{pid(balancer)}/status"), "system calls are filtered"
     by_script = {"kind": "script", "argv": ["/bin/sh", "-c", "exit 0"], "timeout_s": 5}
     rows = {one.name: {"address": one.address, "port": 80, "method": "nat"} for one in lab.servers[:2]}
     rows["rs2"]["check"] = by_script
