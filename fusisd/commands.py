@@ -103,10 +103,11 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class SetGlobals:
-    """Change the connection timeouts or the VIP ranges; None leaves one as it is."""
+    """Change the connection timeouts or the VIP ranges; None leaves one as it is. `single`: these timeouts by name."""
 
     timeouts: Timeouts | None = None
     ranges: tuple[str, ...] | None = None
+    single: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,8 @@ class Config:
     host_names: frozenset[str] = frozenset()
     trusted_proxies: tuple[Network, ...] = ()
     check_only: bool = False
+    serf_join: tuple[str, ...] = ()
+    """Other balancers, that the managed agent joins."""
     vip_iface: str = ""
     """Where VIPs are put; never empty but in a dry run: `iface` when nothing else was said."""
 
@@ -96,6 +98,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         host_names=_host_names(options.host_name),
         trusted_proxies=_networks(options.trusted_proxy, "--trusted-proxy"),
         check_only=options.check_config,
+        serf_join=tuple(_joined(text) for text in options.serf_join),
         vip_iface=options.vip_iface or options.iface or "",
     )
 
@@ -103,8 +106,8 @@ def parse(arguments: list[str] | None = None) -> Config:
 def _listen(texts: list[str]) -> tuple[tuple[str, int], ...]:
     found = tuple(endpoint(text, "--listen") for text in texts)
     for host, port in found:
-        if not _is_address(host):
-            raise StartupError(f"--listen {host}:{port}: {host} is no address of this machine's", 2)
+        if not _is_address(host) and host != "localhost":
+            raise StartupError(f"--listen {host}:{port}: give an address of this machine instead of {host}", 2)
     if twins := [f"{host}:{port}" for (host, port), number in Counter(found).items() if number > 1 and port]:
         raise StartupError(f"--listen {twins[0]} is given twice", 2)
     return found
@@ -116,6 +119,12 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _joined(text: str) -> str:
+    if not _is_address(text):
+        raise StartupError(f"--serf-join {text!r} must be another balancer's address", 2)
+    return text
 
 
 def _host_names(texts: list[str]) -> frozenset[str]:
@@ -250,6 +259,8 @@ def _add_serf(add: Callable[..., object]) -> None:
         help="RPC port of the managed agent, on loopback (default %(default)s)")  # fmt: skip
     add("--serf-bind-port", type=_port, default=7946, metavar="PORT",
         help="gossip port of the managed agent (default %(default)s)")  # fmt: skip
+    add("--serf-join", metavar="ADDRESS", action="append", default=[],
+        help="another balancer, whose cluster the managed agent joins; repeatable")  # fmt: skip
     add("--serf-rpc-key-file", type=Path, metavar="FILE",
         help="the rpc_auth key of the agent whose ADDRESS:PORT is given, mode 0600")  # fmt: skip
     add("--serf-allow", metavar="NETWORK", action="append", default=[],

@@ -55,6 +55,7 @@ from fusisd.web.certificate import Certificate
 from fusisd.web.front import Front
 from fusisd.web.server import TcpListener, WebServer
 from pyipvs import IPVS, IPVSError, ServiceKey, TableProbe
+from pyipvs.model import endpoint
 
 log = logging.getLogger(__name__)
 clock = time.monotonic
@@ -237,6 +238,7 @@ class Daemon:
             rpc_port=config.serf_rpc[1],
             key=load_or_make_key(directory / "key"),
             tags={ROLE_TAG: BALANCER_ROLE},
+            join=tuple(endpoint(address, config.serf_bind_port) for address in config.serf_join),
         )
 
     def _reload(self) -> None:

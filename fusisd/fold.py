@@ -39,7 +39,8 @@ def members(
     nodes = membership.update(world.nodes, seen, now_s, world.policy, serving)
     touched = targets.touched_by_nodes(world.nodes, nodes)
     if not touched and nodes == world.nodes:
-        return world, touched
+        same = all(world.nodes[name] is node for name, node in nodes.items())
+        return (world if same else replace(world, nodes=nodes)), touched  # the same, and it is known what they were told
     return replace(world, nodes=nodes, offers=target.offered(nodes)), touched
 
 

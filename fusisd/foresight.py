@@ -50,9 +50,9 @@ def _addresses(before: World, after: World, let_go: Collection[ServiceKey]) -> I
     """VIPs that come and go; one that is on the host already is another's affair, and that of a service that is let go
     stays where it is."""
     old, new = (_vips(world.intent) for world in (before, after))
-    old -= {key.address for key in let_go if key.address is not None}
+    stay = {key.address for key in let_go if key.address is not None}
     yield from (Step(f"add address {vip}", "a service has it") for vip in sorted(new - old - before.host.external))
-    yield from (Step(f"remove address {vip}", "no service has it any more") for vip in sorted(old - new))
+    yield from (Step(f"remove address {vip}", "no service has it any more") for vip in sorted(old - new - stay))
 
 
 def _vips(intent: Intent) -> set[str]:

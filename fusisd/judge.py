@@ -24,6 +24,7 @@ from typing import NamedTuple
 import pyipvs
 from fusisd.drains import TABLE, Drain, DrainKey, Phase, sight_of, wake_s
 from fusisd.limits import cannot_forward, kernel_destination
+from fusisd.membership import claim
 from fusisd.model import (
     CheckKind,
     CheckSpec,
@@ -193,11 +194,8 @@ def _holders(service: Service, coming: Sequence[tuple[Node, Destination]]) -> Ma
     return {key: node.name for key, node in nodes.items()} | {one.key: one.name for one in service.destinations.values()}
 
 
-def _claim(service: Service, node: Node) -> tuple[bool, bool, float, str]:
-    """Smaller is better. Who serves goes before who leaves, so that a server that comes back under another name is taken;
-    who is alive before who is not, and then who is so for longer, so that nobody takes another's place by its name."""
-    leaves = node.status in DRAINS or node.name in service.excluded or service.name in node.withdrawn
-    return (leaves, node.status is not NodeStatus.ALIVE, node.since_s, node.name)
+def _claim(service: Service, node: Node) -> tuple[bool, bool, bool, float, str]:
+    return claim(node, service.name, node.name in service.excluded)
 
 
 def _from_node(

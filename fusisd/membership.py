@@ -137,12 +137,26 @@ def recalled(remembered: Iterable[Remembered], now_s: float) -> Nodes:
 
 
 def memory(nodes: Nodes) -> frozenset[Remembered]:
-    """What must outlive our restart: every offer, and since when those drain whose node left or dropped them."""
-    return frozenset(
-        Remembered(node.name, node.address, offer, _left_s(node, offer))
-        for node in nodes.values()
-        for offer in node.offers.values()
-    )
+    """What must outlive our restart: every offer, and since when those drain whose node left or dropped them. Of several
+    nodes that offer one service at one place the one that has it alone, so that it has it afterwards, too."""
+    holders: dict[tuple[str, str, int], Node] = {}
+    for node in nodes.values():
+        for offer in node.offers.values():
+            place = (offer.service, offer.address or node.address, offer.port)
+            other = holders.get(place)
+            if other is None or claim(node, offer.service) < claim(other, offer.service):
+                holders[place] = node
+    found = ((node, node.offers[service]) for (service, _, _), node in holders.items())
+    return frozenset(Remembered(node.name, node.address, offer, _left_s(node, offer)) for node, offer in found)
+
+
+def claim(node: Node, service: str, ends: bool = False) -> tuple[bool, bool, bool, float, str]:
+    """A node's claim to the place where it offers a service: the smaller, the better. Who left loses it to all others, so
+    that a server that comes back under another name is taken; then who is not alive, for a live server's word, "drain" as
+    well, counts more than that of a dead one at its address; then who gives it up (`ends`: an operator took it out); then
+    who came later, so that nobody takes another's place by its name."""
+    gives_up = ends or service in node.withdrawn
+    return (node.status in DRAINS, node.status is not NodeStatus.ALIVE, gives_up, node.since_s, node.name)
 
 
 def _left_s(node: Node, offer: Offer) -> float | None:
@@ -170,7 +184,8 @@ def _seen(
         held = _held(offers, {}, {}, now_s)
         return Node(member.name, address, status, offers, now_s, problems=problems, withdrawn=held)
     goes = known.status in DRAINS and status in DRAINS  # leaving, then left: one drain
-    since_s = known.since_s if known.status is status or goes else now_s
+    found_again = known.status is NodeStatus.REMEMBERED and status is NodeStatus.ALIVE  # as it was before our restart
+    since_s = known.since_s if known.status is status or goes or found_again else now_s
     if status is NodeStatus.LEFT and known.status is NodeStatus.REMEMBERED and known.withdrawn:
         since_s = min(known.withdrawn.values())  # it drained before our restart
     dropped = {service: now_s for service in known.offers if service not in offers}

@@ -30,6 +30,7 @@ from fusisd.commands import (
     UpdateService,
     Withdraw,
 )
+from fusisd.documents import with_timeouts
 from fusisd.errors import Conflict, Invalid, NotFound, Refused, Stale
 from fusisd.limits import cannot_forward, cannot_keep, checked_destination, checked_service
 from fusisd.model import Destination, DestinationKey, Intent, Service, checked_name
@@ -277,6 +278,7 @@ def _end_drain(intent: Intent, name: str, destination_name: str | None) -> Inten
 
 def _set_globals(intent: Intent, command: SetGlobals) -> Intent:
     timeouts = intent.timeouts if command.timeouts is None else command.timeouts
+    timeouts = with_timeouts(timeouts, dict(command.single))
     ranges = intent.ranges if command.ranges is None else command.ranges
     if (timeouts, ranges) == (intent.timeouts, intent.ranges):
         return intent

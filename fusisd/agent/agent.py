@@ -79,6 +79,7 @@ class Agent:
         self._rows = Standings(loop.time)
         self._preparing = Preparing(self._config, self._address, self._rows, self._file)
         self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._offered = self._serf.pid() is not None  # before our start
         leave, keep = asyncio.Event(), asyncio.Event()
         signals.listen(leave.set, keep.set, self._reload)
         serving = loop.create_task(self._serve())
@@ -115,7 +116,8 @@ class Agent:
         for row in self._rows:
             self._rows.happened(row.config.name, Event.LEAVE)
         if self._offered:
-            await self._quiet([row.config for row in self._rows], hurry)
+            configured = dict(self._config.services)  # when we are told at once there are no rows yet
+            await self._quiet([*(configured | {row.config.name: row.config for row in self._rows}).values()], hurry)
 
     async def _quiet(self, services: list[ServiceConfig], hurry: asyncio.Event) -> None:
         """Wait until these have no connection left: QUIET_S at least, the drain's limit at the longest.
@@ -160,6 +162,8 @@ class Agent:
         if (old := self._watchers.pop(service.name, None)) is not None:
             old.cancel()
         self._watchers[service.name] = asyncio.get_running_loop().create_task(self._watch(row))
+        if self._leaving:  # told so before it began
+            self._rows.happened(service.name, Event.LEAVE)
 
     async def _watch(self, row: Standing) -> None:
         """The local check of one service, for ever."""

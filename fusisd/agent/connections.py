@@ -11,6 +11,7 @@ from pathlib import Path
 
 _OPEN = {"01", "03", "04", "08", "09", "0B"}
 """ESTABLISHED, SYN_RECV, FIN_WAIT1, CLOSE_WAIT, LAST_ACK, CLOSING (include/net/tcp_states.h)."""
+_HEARS = "05"  # FIN_WAIT2: all is said; while a process has the socket (it has an inode) it may still read
 
 
 def is_here(address: str) -> bool:
@@ -32,5 +33,6 @@ def count(ports: Collection[int]) -> int:
             lines = Path("/proc/net", name).read_text("ascii").splitlines()[1:]
         except OSError:
             continue
-        found += sum(words[3] in _OPEN and words[1].rpartition(":")[2] in wanted for words in map(str.split, lines))
+        rows = (words for words in map(str.split, lines) if words[1].rpartition(":")[2] in wanted)
+        found += sum(words[3] in _OPEN or (words[3] == _HEARS and words[9] != "0") for words in rows)
     return found

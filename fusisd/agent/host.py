@@ -53,17 +53,20 @@ class Host:
         """`record` is what was made here before."""
         self._file = record
 
-    def bring(self, steps: Iterable[Step]) -> Brought:
-        """Make these steps true, and undo what was made for others. Raises HostError: it cannot be seen what is there, or
-        not be noted what is to be changed."""
-        wanted = tuple(steps)
+    def bring(self, services: Iterable[Iterable[Step]]) -> Brought:
+        """Make the steps of these services true, in their order, and undo what was made for others. A service's steps end
+        with the first that fails, and where a switch cannot be set what was made behind it is taken away: with a VIP and
+        without the ARP switches this server would answer for the balancer. Raises HostError: it cannot be seen what is
+        there, or not be noted what is to be changed."""
+        groups = [tuple(steps) for steps in services]
+        wanted = tuple(dict.fromkeys(step for steps in groups for step in steps))
         record = self._file.record
         if not wanted and not record.made and not record.switches:
             return Brought()
-        kept = {step.identity for step in wanted if isinstance(step, Made)}
-        there = present(kept) if wanted else frozenset()
+        named = {step.identity for step in wanted if isinstance(step, Made)}
+        there = present(named) if wanted else frozenset()
         self._note(wanted, there)
-        failed = {step: said for step in wanted if (said := _make(step, there))}
+        failed, kept = _made(groups, there)
         switches = {step.name for step in wanted if isinstance(step, Switch)}
         left = self._undo([i for i in record.made if i not in kept], [s for s in record.switches if s not in switches])
         return Brought(failed, tuple(left))
@@ -101,6 +104,23 @@ class Host:
             self._file.write()
         except OSError as error:
             raise HostError(f"cannot note what is about to be changed: {error}; nothing was changed") from None
+
+
+def _made(groups: Iterable[tuple[Step, ...]], there: frozenset[str]) -> tuple[dict[Step, str], set[str]]:
+    """Make them; what failed and why, and the identities of what is to stay."""
+    done: dict[Step, str] = {}
+    kept: set[str] = set()
+    for steps in groups:
+        for number, step in enumerate(steps):
+            if step not in done:
+                done[step] = _make(step, there)
+            if isinstance(step, Made):
+                kept.add(step.identity)
+            if done[step]:
+                rest = () if isinstance(step, Switch) else steps[number + 1 :]
+                kept |= {one.identity for one in rest if isinstance(one, Made)}
+                break
+    return {step: said for step, said in done.items() if said}, kept
 
 
 def _make(step: Step, there: frozenset[str]) -> str:

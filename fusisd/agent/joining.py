@@ -18,6 +18,7 @@ from fusisd.tags import BALANCER_ROLE, ROLE_TAG
 log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
+OTHERS_PERIOD_S = 10.0  # while one is joined, for those that are not
 
 
 class Joining:
@@ -42,14 +43,16 @@ class Joining:
         self.alive = tuple(sorted(member.address for member in ours if member.status == "alive"))
 
     async def run(self) -> None:
-        """Join whenever nobody is joined, for ever."""
-        said = ""
+        """Join whoever is not joined, for ever: a balancer that comes later is found by nobody else."""
+        said, due_s, now = "", 0.0, asyncio.get_running_loop().time
         while True:
-            if not self.alive:
-                failures = await asyncio.gather(*(self._join(where) for where in self.endpoints))
+            missing = [endpoint(address, self._port) for address in self._addresses if address not in self.alive]
+            if missing and (not self.alive or now() >= due_s):
+                due_s = now() + OTHERS_PERIOD_S
+                failures = await asyncio.gather(*(self._join(where) for where in missing))
                 if all(failures) and failures[0] != said:
                     said = failures[0]
-                    log.warning("not joined reason=%s next_try_s=%.1f", said, PERIOD_S)
+                    log.warning("not joined reason=%s next_try_s=%.1f", said, OTHERS_PERIOD_S if self.alive else PERIOD_S)
             await asyncio.sleep(PERIOD_S)
 
     async def _join(self, where: str) -> str:

@@ -81,11 +81,12 @@ class Preparing:
     async def _once(self) -> bool:
         """Prepare once; whether everything is as it should be."""
         unknown: dict[str, str] = {}
-        for row in self._rows:
+        rows = list(self._rows)  # one that comes meanwhile is not prepared by this look
+        for row in rows:
             if _touched(row) and (said := await self._find_vip(row)):
                 unknown[row.config.name] = said
-        unmade, blind, problems = await self._bring() if self._config.prepare else ({}, False, ())
-        for row in self._rows:
+        unmade, blind, problems = await self._bring(rows) if self._config.prepare else ({}, False, ())
+        for row in filter(self._rows.has, rows):
             name = row.config.name
             if blind and _touched(row) and name not in unknown and row.state not in _UNSURE:
                 continue  # what was prepared and cannot be looked at is not unprepared
@@ -120,22 +121,21 @@ class Preparing:
             await self._keep()
         return ""
 
-    async def _bring(self) -> tuple[dict[str, str], bool, tuple[str, ...]]:
+    async def _bring(self, rows: list[Standing]) -> tuple[dict[str, str], bool, tuple[str, ...]]:
         """Make the steps of all services true: why which of them is not ready, whether nothing could be seen at all, and
         what else is wrong."""
         async with self._lock:
             try:
-                needs = await self._needs()
-                wanted = dict.fromkeys(step for steps in needs.values() for step in steps)
-                brought = await _in_thread(self._host.bring, wanted)
+                needs = await self._needs(rows)
+                brought = await _in_thread(self._host.bring, needs.values())
             except FusisError as error:
-                return {row.config.name: str(error) for row in self._rows if _touched(row)}, True, (str(error),)
+                return {row.config.name: str(error) for row in rows if _touched(row)}, True, (str(error),)
         failed = {name: [brought.failed[step] for step in steps if step in brought.failed] for name, steps in needs.items()}
         return {name: "; ".join(said) for name, said in failed.items() if said}, False, brought.problems
 
-    async def _needs(self) -> dict[str, tuple[Step, ...]]:
+    async def _needs(self, rows: list[Standing]) -> dict[str, tuple[Step, ...]]:
         """The steps of each service that needs any. Raises HostError, StartupError."""
-        touched = [row for row in self._rows if _touched(row)]
+        touched = [row for row in rows if _touched(row)]
         if not touched:
             return {}
         place = await _in_thread(host.place, self._address, self._config.balancers[0])

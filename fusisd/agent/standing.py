@@ -64,6 +64,10 @@ class Standings:
         """One of them. Raises KeyError."""
         return self._rows[name]
 
+    def has(self, row: Standing) -> bool:
+        """Whether it is one of ours still, and has not begun anew."""
+        return self._rows.get(row.config.name) is row
+
     def put(self, config: ServiceConfig) -> Standing:
         """Add a service, or give one another configuration: its life begins anew."""
         before = self._rows.get(config.name)

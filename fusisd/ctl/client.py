@@ -108,8 +108,10 @@ class Client:
 
     def send(self, method: str, path: str, document: object = None, limit_s: float | None = None) -> Any:
         """The JSON that a request answers, None when there is none (204). `document` is its body. Raises CtlError."""
-        status, data = self._asked(method, path, document, limit_s, with_token=method != "GET")
-        if status == 401 and method == "GET" and self._token:  # reads seldom need it, and what is not sent nobody reads
+        # Where it can be read on the way a token is not sent before it is asked for: reads seldom need it.
+        at_first = method != "GET" or self._peer is None or not self._peer.is_open
+        status, data = self._asked(method, path, document, limit_s, with_token=at_first)
+        if status == 401 and not at_first and self._token:
             status, data = self._asked(method, path, document, limit_s, with_token=True)
         if status == 204:
             return None

@@ -55,7 +55,9 @@ class Vips:
         self._there = await self._call(addresses.present)
 
     async def withdraw(self, wanted: frozenset[str], failures: Failures) -> None:
-        """Take away those of ours that are not wanted, and forget those that are gone."""
+        """Take away those of ours that are not wanted, or stand where they are to be no more (`--vip-iface`); forget those
+        that are gone."""
+        wanted = frozenset(vip for vip in wanted if self._owned.get(vip, self._iface) == self._iface)
         for vip in self._owned.keys() - wanted:
             self.announcer.drop(vip)
         leaving = {vip: self._owned[vip] for vip in sorted(self.ours - wanted)}

@@ -118,8 +118,8 @@ async def _follow(source: Source, on_seen: Callable[[MembersSeen], None], epoch:
                 continue
             began_s = now()
             members = tuple(sorted(await source.members(), key=lambda member: member.name))
-            if members != known or now() - told_s >= RELIST_PERIOD_S:
-                known, told_s = members, now()
+            if members != known or began_s - told_s >= RELIST_PERIOD_S:
+                known, told_s = members, began_s
                 on_seen(MembersSeen(members, epoch))
             rings.listed(began_s, now())
         return known is not None, stream.over

@@ -233,6 +233,16 @@ def test_a_refused_node_is_alive_for_all_that() -> None:
     assert membership.update({}, [at("8.8.8.8")], 0.0)["rs1"].status is NodeStatus.ALIVE
 
 
+def test_a_list_that_changes_nothing_is_not_read_again() -> None:
+    seen = [at("10.1.0.1", "in")]
+    world, _ = fold.members(World(), seen, 0.0)
+    world, _ = fold.policy(world, Policy())
+    again, touched = fold.members(world, seen, 1.0)
+    assert not touched
+    assert again.nodes["in"].told is not None
+    assert fold.members(again, seen, 2.0)[0] is again
+
+
 def test_another_policy_counts_from_the_next_list_on() -> None:
     seen = [at("10.1.0.1", "in"), at("10.2.0.1", "out")]
     world, _ = fold.members(World(policy=Policy((network("10.1.0.0/16"),))), seen, 0.0)

@@ -76,7 +76,7 @@ def test_a_wrong_file_is_refused_whole_and_names_the_key(file: Path, text: str, 
     [
         ('tls_cert = "/nonexist"\ntls_key = "/nonexist"', "/nonexist"),
         ('serf_rpc_key_file = "/nonexist"', "/nonexist"),
-        ('listen = ["nonsense:80"]', "no address"),
+        ('listen = ["nonsense:80"]', "give an address"),
         ('listen = ["127.0.0.1:80", "127.0.0.1:80"]', "twice"),
         ('serf = "a..b:7373"', "ADDRESS:PORT"),
         ("serf_rpc_port = 99999", "port"),

@@ -75,9 +75,37 @@ def test_nobody_takes_another_s_place_by_its_name_and_what_was_recalled_gives_wa
     assert weights(built) == {"a-evil": None, "rs1": 1}
     (refused,) = [verdict for verdict in built.services[WEB_KEY].verdicts if verdict.state == "refused"]
     assert "is destination rs1 already" in refused.reason
-    recalled = membership.update(membership.recalled(membership.memory(nodes), 20.0), [member(1)], 20.0)
-    built = build(nodes=recalled, members=[member(1)], health={alone(1): UP})
-    assert weights(built) == {"a-evil": None, "rs1": 1}
+    recalled = membership.recalled(membership.memory(nodes), 20.0)
+    assert recalled.keys() == {"rs1"}
+    again = membership.update(recalled, [twice("a-evil"), member(1)], 21.0)
+    offers = target.offered(again)
+    world = World(intent, again, {alone(1): UP}, {}, frozenset({WEB_KEY}), offers=offers)
+    assert weights(target.build(world, 21.0)) == {"a-evil": None, "rs1": 1}, "our restart does not change that"
+
+
+@pytest.mark.parametrize("state", ["drain", "maint", "down"])
+def test_a_live_server_s_word_counts_more_than_a_dead_one_at_its_address(state: str) -> None:
+    dead, tags = twice("z-dead", "failed"), {"role": "agent", "s:web": f"80/route/1/{state}"}
+    nodes = membership.update({}, [twice("z-dead"), member(2)], 0.0)
+    nodes = membership.update(nodes, [dead, member(1), member(2)], 10.0)
+    nodes = membership.update(nodes, [dead, member(1, tags=tags), member(2)], 20.0)
+    offers = target.offered(nodes)
+    intent = Intent({"web": web(check=ALONE)})
+    health = {alone(1): UP, alone(2): UP}
+    world = World(intent, nodes, health, kernel_with({1: 1, 2: 1}), frozenset({WEB_KEY}), offers=offers)
+    found = weights(target.build(world, 21.0))
+    assert found["z-dead"] is None
+    assert not found["rs1"]
+
+
+def test_an_operator_s_drain_is_not_undone_by_a_dead_twin() -> None:
+    nodes = membership.update({}, [twice("z-dead"), member(2)], 0.0)
+    nodes = membership.update(nodes, [twice("z-dead", "failed"), member(1), member(2)], 10.0)
+    offers = target.offered(nodes)
+    intent = Intent({"web": replace(web(check=ALONE), excluded=frozenset({"rs1"}))})
+    health = {alone(1): UP, alone(2): UP}
+    world = World(intent, nodes, health, kernel_with({1: 1, 2: 1}), frozenset({WEB_KEY}), offers=offers)
+    assert weights(target.build(world, 21.0))["z-dead"] is None
 
 
 def test_the_vip_itself_is_no_server() -> None:

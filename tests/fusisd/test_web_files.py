@@ -203,6 +203,15 @@ def test_any_change_can_be_foreseen(  # noqa: F811
     ask(scenario)
 
 
+def test_of_two_services_at_one_address_one_is_released_and_nothing_happens_to_it(ask: Any) -> None:  # noqa: F811
+    async def scenario(w: Whole, ask: Ask) -> None:
+        await applied(ask, file(web=WEB, tls={**WEB, "port": 443, "destinations": {}}))
+        answer = await ask("POST", "/v1/services/tls/release", None, QUERY_STRING="dry_run=1")
+        assert [step for step in answer.json["steps"] if "address" in step["what"]] == []
+
+    ask(scenario)
+
+
 def test_what_is_foreseen_is_what_is_done(ask: Any) -> None:  # noqa: F811
     async def scenario(w: Whole, ask: Ask) -> None:
         asked = file(web=WEB, dns=DNS)

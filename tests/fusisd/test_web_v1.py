@@ -32,7 +32,7 @@ from fusisd.model import CheckKind
 from fusisd.ports import DestinationView, ServiceView, Snapshot
 from fusisd.web.app import make_app
 from fusisd.web.auth import WritePolicy
-from pyipvs import ForwardingMethod, Protocol, ServiceKey, Timeouts, TunnelType
+from pyipvs import ForwardingMethod, Protocol, ServiceKey, TunnelType
 from tests.fusisd.test_committer import Whole
 from tests.fusisd.web_helpers import TOKEN, Answer, MemoryCore, call
 from tests.fusisd.world import UP, WEB_KEY, alone, down, member
@@ -533,7 +533,7 @@ def test_release_pause_and_settings_are_commands(core: MemoryCore, web: Any) -> 
     assert problem(call(web, "POST", "/v1/pause", {}))["field"] == "seconds"
     answer = call(web, "PUT", "/v1/settings", {"timeouts": {"tcp_s": 900}})
     assert answer.json == {"timeouts": {"tcp_s": 900, "tcp_fin_s": 0, "udp_s": 0}, "ranges": []}
-    assert core.seen[-1][0] == SetGlobals(Timeouts(900))
+    assert core.seen[-1][0] == SetGlobals(single=(("tcp_s", 900),))
     assert call(web, "PUT", "/v1/settings", {"ranges": ["10.0.0.96/27"]}).json["timeouts"]["tcp_s"] == 900
     assert call(web, "GET", "/v1/settings").json["ranges"] == ["10.0.0.96/27"]
     assert problem(call(web, "PUT", "/v1/settings", {"ranges": ["10.0.0.1/27"]}))["field"] == "ranges[0]"

@@ -56,7 +56,7 @@ def config(server: Host, tmp_path_factory: pytest.TempPathFactory) -> Config:
 
     with entered(server.name):
         steps = prepare.steps(SERVICES.values(), host.place(server.address, LB1.address))
-        assert host.Host(file).bring(steps).problems == ()
+        assert host.Host(file).bring([steps]).problems == ()
     return Config((LB1.address,), tmp_path / "key", {"web": WEB}, state_dir=tmp_path)
 
 

@@ -43,6 +43,7 @@ class Server:
         self._head = f"balancer = ['{balancer.host.address}']\nkey_file = '{balancer.state_dir / 'serf' / 'key'}'\n"
         self._head += f"name = '{host.name}'\nstate_dir = '{home / 'state'}'\n"
         self.process: subprocess.Popen[bytes] | None = None
+        self.wrap: tuple[str, ...] = ()
 
     def configure(self, *services: str) -> None:
         self.config.write_text(self._head + "".join(services))
@@ -51,7 +52,7 @@ class Server:
 
     def start(self) -> None:
         words = ["env", f"PATH={self.bin}", sys.executable, "-m", "fusisd.agent", "run", "--config", str(self.config)]
-        self.process = self.host.popen(*words, log=self.log)
+        self.process = self.host.popen(*self.wrap, *words, log=self.log)
 
     def typed(self, *words: str, check: bool = True) -> str:
         line = [sys.executable, "-m", "fusisd.agent", *words, "--state-dir", str(self.home / "state")]
@@ -108,6 +109,17 @@ def test_a_step_that_fails_takes_down_its_own_service_alone(server: Server, bala
     finally:
         server.host.run("ip", "link", "delete", "theirs")
     poll(lambda: server.states() == {"web": "ready", "tun": "ready"}, 60, "both")
+
+
+def test_without_the_arp_switches_there_is_no_vip(server: Server, balancer: Balancer) -> None:
+    """A read-only /proc/sys, as in a container, seen by the agent alone: it has a mount namespace of its own."""
+    server.configure(WEB)
+    ro = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$@\""
+    server.wrap = ("unshare", "--mount", "sh", "-c", ro, "sh")
+    server.start()
+    poll(lambda: server.states() == {"web": "preparing"}, 60, "it to be refused")
+    assert "arp_ignore" in server.status()["services"][0]["reason"]
+    assert VIP not in server.host.run("ip", "-o", "address", "show", "dev", "lo")
 
 
 @pytest.mark.parametrize("broken", ["gone", "not to be run"])

@@ -70,7 +70,7 @@ def balancer(lab: Lab) -> Iterator[Lab]:
 def bring(server: Host, record: Path, wanted: Callable[[], tuple[prepare.Step, ...]]) -> tuple[str, ...]:
     """What the agent does, with a fresh process's knowledge: the record alone."""
     with entered(server.name):
-        return host.Host(RecordFile(record, host.machine())).bring(wanted()).problems
+        return host.Host(RecordFile(record, host.machine())).bring([wanted()]).problems
 
 
 def state(server: Host) -> str:
@@ -153,7 +153,7 @@ from fusisd.agent.record import RecordFile
 from pyipvs import ForwardingMethod
 web = ServiceConfig("web", 80, ForwardingMethod.TUNNEL)
 there = host.Host(RecordFile(Path({path!r}), host.machine()))
-print(there.bring(prepare.steps([(web, prepare.Vip({vip!r}, 80))], host.place({address!r}, {balancer!r}))).problems)
+print(there.bring([prepare.steps([(web, prepare.Vip({vip!r}, 80))], host.place({address!r}, {balancer!r}))]).problems)
 print(there.bring(()).problems)
 """
 

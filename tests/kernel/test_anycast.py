@@ -19,7 +19,7 @@ from tests.lab.topology import LB1, Host, Lab
 from tests.lab.traffic import Traffic
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
-ANYCAST, ANYCAST6, MOVING = "192.0.2.10", "2001:db8::10", "192.0.2.11"
+ANYCAST, ANYCAST6, MOVING, STAYING = "192.0.2.10", "2001:db8::10", "192.0.2.11", "10.1.0.120"
 LIMIT_S = 60.0
 
 
@@ -184,3 +184,23 @@ def test_by_route_and_mh_a_connection_goes_on_by_the_other_balancer(
             process.kill()
             process.wait(30)
         balancers[0].client().send("DELETE", "/v1/withdraw")
+
+
+def test_a_vip_moves_to_where_it_is_to_be_and_back(lab: Lab, tmp_path: Path) -> None:
+    host = lab.servers[0]  # where no other fusisd is
+
+    def where() -> set[str]:
+        rows = host.run("ip", "-o", "address", "show", "to", f"{STAYING}/32").splitlines()
+        return {row.split()[1] for row in rows}
+
+    with Balancer(host, tmp_path / "first", "--serf", "off") as balancer:
+        balancer.client().send("PUT", "/v1/services/staying", {"key": f"tcp/{STAYING}:80", "destinations": {}})
+        poll(lambda: where() == {"eth0"}, LIMIT_S, "the VIP")
+        balancer.stop()
+        balancer.spawn("--vip-iface", "lo")
+        poll(lambda: where() == {"lo"}, LIMIT_S, "it to move")
+        balancer.stop()
+        balancer.start()
+        poll(lambda: where() == {"eth0"}, LIMIT_S, "it to move back")
+        balancer.client().send("DELETE", "/v1/services/staying?now=1")
+        poll(lambda: where() == set(), LIMIT_S, "it to go")

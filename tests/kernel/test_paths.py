@@ -142,7 +142,7 @@ def prepared(server: Host, balancer: Host, record: Path, tunnel: Tunnel) -> Iter
     with entered(server.name):
         there = agent.Host(RecordFile(record, agent.machine()))
         steps = prepare.steps([(service, prepare.Vip(VIP, 80))], agent.place(server.address, balancer.address))
-        assert there.bring(steps).problems == ()
+        assert there.bring([steps]).problems == ()
     try:
         yield
     finally:

@@ -363,11 +363,48 @@ def test_sighup_while_it_drains_brings_nothing_back(running: Running) -> None:
         assert running.wait() == 0
 
 
+def test_sigterm_just_after_a_restart_drains_as_any_other(running: Running) -> None:
+    with listener() as service:
+        port = service.getsockname()[1]
+        running.start("--port", str(port), "--drain", "60")
+        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+        with socket.create_connection(("127.0.0.1", port)):
+            running.signal(signal.SIGUSR2)
+            running.start("--port", str(port), "--drain", "60")
+            held = 1 << (signal.SIGTERM - 1)
+            poll(lambda: any(int(running.line_of(word), 16) & held for word in ("SigBlk", "SigCgt")), 60, "it to hold back")
+            running.send(signal.SIGTERM)
+            poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}///drain", 60, "its drain")
+            lasts(lambda: seen_by_the_balancer()[0] == "alive")
+        assert running.wait() == 0
+
+
+def test_a_balancer_that_comes_when_another_is_joined_is_joined_too(running: Running, agents: Agents) -> None:
+    running.start("--balancer", f"{address(1)},{address(2)}")
+    poll(lambda: seen_by_the_balancer()[0] == "alive", 60, "it to join the first")
+    agents.start(2, "role=balancer", key=running.key, port=BIND_PORT)
+    both = [address(1), address(2)]
+    poll(lambda: json.loads(command(running, "status", "--json").stdout)["joined_to"] == both, 60, "both")
+
+
 def test_sigterm_before_anybody_listens_to_it_is_not_lost(running: Running) -> None:
     running.start()
     held = 1 << (signal.SIGTERM - 1)
     poll(lambda: any(int(running.line_of(word), 16) & held for word in ("SigBlk", "SigCgt")), 60, "it to hold back")
     assert running.signal(signal.SIGTERM) == 0
+
+
+def test_sigterm_waits_for_a_service_that_has_answered_and_still_reads(running: Running) -> None:
+    with listener() as service:
+        port = service.getsockname()[1]
+        running.start("--port", str(port), "--drain", "60")
+        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+        serf = running.serf()
+        with socket.create_connection(("127.0.0.1", port)), service.accept()[0] as answering:
+            answering.shutdown(socket.SHUT_WR)
+            running.send(signal.SIGTERM)
+            lasts(lambda: alive(serf) and seen_by_the_balancer()[0] == "alive")
+        assert running.wait() == 0
 
 
 def test_sigterm_gives_connections_that_it_cannot_see_the_whole_time(running: Running) -> None:

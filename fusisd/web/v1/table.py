@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fusisd.commands import Adopt, Pause, Release, SetGlobals, Withdraw
-from fusisd.documents import INTENT, KEY, NAME, PARTIAL_TIMEOUTS, RANGES, encode_intent, with_timeouts
+from fusisd.documents import INTENT, KEY, NAME, PARTIAL_TIMEOUTS, RANGES, encode_intent
 from fusisd.fields import object_of, seconds
 from fusisd.model import Intent
 from fusisd.ports import Core
@@ -81,9 +81,9 @@ class Table:
 
     def put_settings(self, asked: Document) -> Change:
         """Set timeouts, ranges or both; what is left out stays."""
-        timeouts = asked.get("timeouts")
-        merged = None if timeouts is None else with_timeouts(self._core.snapshot().intent.timeouts, timeouts)
-        return Change([SetGlobals(merged, asked.get("ranges"))], lambda after: answer(_settings(after.intent)))
+        single = tuple(asked.get("timeouts", {}).items())
+        command = SetGlobals(ranges=asked.get("ranges"), single=single)
+        return Change([command], lambda after: answer(_settings(after.intent)))
 
     def list_foreign(self, after: str = "", limit: int | None = None) -> object:
         """What the kernel has and is not ours."""
