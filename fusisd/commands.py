@@ -87,11 +87,13 @@ class EndDrain:
 @dataclass(frozen=True, slots=True)
 class Adopt:
     """Make the kernel's foreign service of this key ours, as it stands: no packet notices. `service` is what the kernel
-    has, filled in by the committer."""
+    has, filled in by the committer. `wanted`: make it ours as this service instead (from a backup), whose destinations are
+    known again by address and port; what the kernel has besides stays."""
 
     name: str
     key: ServiceKey
     service: Service | None = None
+    wanted: Service | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,7 @@ def _add_access(add: Callable[..., object]) -> None:
     """Who may ask, and how."""
     add("--tls-cert", type=Path, metavar="FILE", help="certificate chain (PEM) for HTTPS, on the same ports as HTTP")
     add("--tls-key", type=Path, metavar="FILE", help="its private key (PEM)")
-    add("--private", action="store_true", help="reads need the token, too; /healthz does not")
+    add("--private", action="store_true", help="reads need the token, too; /healthz and /readyz do not")
     add("--allow-plaintext-writes", action="store_true",
         help="accept changes over plain HTTP from other hosts (the token can be read on the wire)")  # fmt: skip
     add("--host-name", metavar="NAME", action="append", default=[],

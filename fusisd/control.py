@@ -143,8 +143,8 @@ class Control:
     def start(self, claimed: frozenset[ServiceKey] = frozenset()) -> None:
         """Run the first turn, after `look`; `claimed` became ours since the stores were read."""
         self._world = replace(self._world, owned=self.owned | claimed)
-        self._touched = set(self.intent.services)
-        self._pending = set(self.owned)
+        self._touched, self._pending = set(self.intent.services), set(self.owned)
+        self._targets.look_at_foreign(self._world)
         now_s = self._clock()
         self._work([], now_s, float("inf"))
         self._counts.tell(self._clock() - now_s)

@@ -367,7 +367,11 @@ def _cleanup(config: Config) -> int:
 
 
 def check(config: Config) -> int:
-    """Read the files that the configuration names, as a start would; the exit status."""
+    """Read the files that the configuration names, as a start would; the exit status. An interface that is not here is only
+    said, for this may be another machine."""
+    for iface in {config.iface, config.vip_iface} - {""}:
+        if not config.dry_run and iface not in dict(socket.if_nameindex()).values():
+            print(f"fusisd: this machine has no interface {iface}: on the balancer fusisd would not start", file=sys.stderr)
     try:
         if config.tls is not None:
             Certificate(*config.tls)

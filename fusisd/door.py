@@ -100,9 +100,13 @@ class Door:
         match command:
             case AddService(service) | UpdateService(service):
                 self._check_kernel(service, intent)
-            case Adopt(name, key):
-                found = self._foreign(key)
-                return command if found is None else replace(command, service=service_of(name, found))
+            case Adopt(name, key, _, wanted):
+                if (found := self._foreign(key)) is None:
+                    return replace(command, service=None)
+                seen = service_of(name, found)
+                if wanted is not None:
+                    self._check_loadable(wanted)
+                return replace(command, service=seen if wanted is None else self._as_wanted(wanted, seen))
             case Pause(seconds) if not 0 <= seconds <= MAX_PAUSE_S:
                 raise Invalid(f"a pause of {seconds:g} s must be at most {MAX_PAUSE_S:g} s", "seconds")
             case DeleteDestination(service_name, name):
@@ -118,6 +122,18 @@ class Door:
             raise Conflict(f"{service.key}: marks {span} are kept for path checks; take another, or see --path-marks", "key")
         if self._foreign(service.key) is not None:
             raise Conflict(f"{service.key} is in the kernel already and not ours: adopt it, or delete it there first")
+        self._check_loadable(service)
+
+    def _as_wanted(self, wanted: Service, found: Service) -> Service:
+        """What is wanted, with the destinations that the kernel has besides and that no server in Serf is."""
+        places = {one.key for one in wanted.destinations.values()}
+        for node in self._control.nodes.values():
+            if (offer := node.offers.get(wanted.name)) is not None:
+                places.add((offer.address or node.address, offer.port))
+        besides = {name: one for name, one in found.destinations.items() if one.key not in places}
+        return replace(wanted, destinations={**besides, **wanted.destinations})
+
+    def _check_loadable(self, service: Service) -> None:
         try:
             wanted = kernel_service(service)
         except ValueError:

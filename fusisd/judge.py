@@ -81,6 +81,8 @@ class Verdict(NamedTuple):
     state: str
     reason: str = ""
     wake_s: float | None = None
+    since_s: float | None = None
+    """Since when it is down; None: it is not."""
     path_rests: bool = False
     """Its own address does not answer: it need not be asked through the VIP, and is at once when it answers again."""
 
@@ -121,7 +123,7 @@ def judge(
         there = None if present is None else present.destination.weight
         return Verdict(candidate, there, "checking", health.reason or "waiting for its first check")
     if failed:
-        return Verdict(candidate, None, "down", f"{health.reason}; Serf says failed too")
+        return Verdict(candidate, None, "down", f"{health.reason}; Serf says failed too", since_s=health.since_s)
     return _down(candidate, health.since_s, health.reason, lingers, now_s)
 
 
@@ -129,8 +131,8 @@ def _down(candidate: Candidate, since_s: float, reason: str, lingers: bool, now_
     """Weight 0 for a while, for the connections that there are, then out."""
     until_s = since_s + LINGER_S
     if lingers and now_s < until_s:
-        return Verdict(candidate, 0, "down", reason, wake_s=until_s)
-    return Verdict(candidate, None, "down", reason)
+        return Verdict(candidate, 0, "down", reason, until_s, since_s)
+    return Verdict(candidate, None, "down", reason, since_s=since_s)
 
 
 def _unchecked(candidate: Candidate, present: KernelDestination | None) -> Verdict:

@@ -176,6 +176,8 @@ class DestinationView(NamedTuple):
     """The weight that it should have in the kernel now; None: it should not be there, or is foreign."""
     destination: Destination | None = None
     """What was asked for, by an operator or by a node's tags; None: foreign."""
+    since_s: float | None = None
+    """Since when it is down, in monotonic seconds; None: it is not."""
 
 
 @dataclass(frozen=True, slots=True)

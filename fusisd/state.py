@@ -49,8 +49,8 @@ def apply(intent: Intent, command: Command) -> Intent:
             return _add_service(intent, service)
         case UpdateService(service, revision):
             return _update_service(intent, service, revision)
-        case Adopt(_, key, service):
-            return _adopt(intent, key, service)
+        case Adopt(_, key, service, wanted):
+            return _adopt(intent, key, service, wanted)
         case DeleteService(name, None, revision):
             _check_revision(service_named(intent, name), revision)
             return _with(intent, name, None)
@@ -149,8 +149,12 @@ def _draining_still(deleted: Service | None) -> dict[str, Destination]:
     return {name: replace(one, drain_s=one.drain_s or deleted.drain_s) for name, one in deleted.destinations.items()}
 
 
-def _adopt(intent: Intent, key: ServiceKey, service: Service | None) -> Intent:
-    """As it stands in the kernel: weights, schedulers and names need not be what an operator may ask for."""
+def _adopt(intent: Intent, key: ServiceKey, service: Service | None, wanted: Service | None) -> Intent:
+    """As it stands in the kernel: weights, schedulers and names need not be what an operator may ask for; of what is wanted
+    instead they must."""
+    if wanted is not None:
+        for destination in checked_service(wanted).destinations.values():
+            checked_destination(wanted, destination)
     if service is None:
         raise NotFound(f"there is no service {key} in the kernel that is not ours")
     checked_name(service.name)

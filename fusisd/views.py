@@ -24,7 +24,7 @@ from fusisd.ports import DestinationView, KernelDestination, KernelService, Kern
 from fusisd.target import Target, TargetService, World
 from pyipvs import Family, ServiceKey
 
-WITHDRAWN = "withdrawn: the VIPs are off this host until fusisctl withdraw --undo"
+WITHDRAWN = "withdrawn: the VIPs that fusisd manages are off this host until fusisctl withdraw --undo"
 STRANGERS = 10  # of services at our marks, that many are named: the rest is named when these are gone
 
 
@@ -207,6 +207,7 @@ def _destination(verdict: Verdict, there: KernelDestination | None, now_s: float
         drain_left_s=None if candidate.drain is None else max(0.0, candidate.drain.until_s - now_s),
         wanted=verdict.weight,
         destination=wanted,
+        since_s=verdict.since_s,
     )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import os
 import socket
 import ssl
+import struct
 import time
 import urllib.parse
 from pathlib import Path
@@ -76,6 +78,18 @@ class Client:
         self._unix, self._where = unix, url or str(unix)
         self._peer = _Peer.of(url, ca_file) if url else None
         self._token, self._anyhow = token, plaintext_token
+
+    def is_elsewhere(self) -> bool:
+        """Whether the daemon behind the Unix socket has another network namespace than we; not known is no."""
+        try:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(LIMIT_S)
+                sock.connect(str(self._unix))
+                pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            there, here = (os.stat(f"/proc/{who}/ns/net") for who in (pid, "self"))
+        except OSError:
+            return False
+        return self._peer is None and (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
 
     def get(self, path: str) -> Any:
         """The JSON that a GET answers. Raises CtlError."""

@@ -57,7 +57,13 @@ def declare(commands: words.Commands) -> None:
 def examine(client: Client, options: argparse.Namespace) -> int:
     """All of it."""
     told = _told(client, options.state_dir)
-    findings = [*_fusisd(told), *_kernel(told, options.iface or told.iface), *_serf(told, options.state_dir)]
+    if client.is_elsewhere():
+        seen = "fusisd runs in another network namespace, so kernel and network were not looked at"
+        mend = "ip netns exec NAME fusisctl doctor (ip netns identify PID says NAME)"
+        kernel: tuple[Finding, ...] = (Finding("network", "", False, seen, mend),)
+    else:
+        kernel = _kernel(told, options.iface or told.iface)
+    findings = [*_fusisd(told), *kernel, *_serf(told, options.state_dir)]
     findings += [*_store(told, options.state_dir), _clock(options.state_dir)]
     if options.json:
         render.say_json([asdict(finding) for finding in findings])

@@ -43,6 +43,7 @@ def declare(commands: words.Commands) -> None:
     text = "make everything of a file so, and remove nothing"
     import_ = words.command(commands, "import", import_all, text, "fusisctl import lb.json")
     import_.add_argument("file", type=Path, metavar="FILE")
+    import_.add_argument("--adopt", action="store_true", help="services of it that the kernel has already become ours")
 
 
 def adopt(client: Client, options: argparse.Namespace) -> int:
@@ -86,6 +87,8 @@ def withdraw(client: Client, options: argparse.Namespace) -> int:
     answer = client.send("DELETE" if options.undo else "POST", "/v1/withdraw")
     left = [] if options.undo else answer["vips"]
     said = "this balancer is back" if options.undo else "this balancer is withdrawn; fusisctl withdraw --undo ends it"
+    others = [] if options.undo else answer["external"]
+    said += f"; {', '.join(others)} stay until their owner takes them away (keepalived asks /readyz)" if others else ""
     still = f"still on the host: {', '.join(left)} (see fusisctl status)"
     _tell(answer, f"{said}; {still}" if left else said, options)
     return 1 if left else 0
@@ -133,7 +136,7 @@ def import_all(client: Client, options: argparse.Namespace) -> int:
         raise CtlError(f"cannot read {options.file}: {error.strerror}") from None
     except ValueError as error:
         raise CtlError(f"{options.file} is no export: {error}") from None
-    answer = client.send("POST", "/v1/import", document)
+    answer = client.send("POST", "/v1/import?adopt=1" if options.adopt else "/v1/import", document)
     if options.json:
         render.say_json(answer)
         return 0

@@ -214,9 +214,12 @@ class HostPlumbing:
 
     async def _masquerade(self, wanted: HostWanted, audit: bool, failures: Failures) -> None:
         """The rules wanted, and those kept for services that were released. Written when they change, once after a
-        start, and when an audit finds somebody's hand on them."""
+        start, and when an audit finds somebody's hand on them. What a start finds there stays while none is wanted and the
+        kernel has services of nobody's: they were ours before the store was lost, and their answers need it."""
         try:
             rows = wanted.masquerades | await self._kept(failures)
+            if self._nat_applied is None and not rows and wanted.foreign:
+                return
             if rows == self._nat_applied:
                 if not audit or await self._call(self._nat.intact):
                     return

@@ -19,8 +19,8 @@ from fusisd.web.tokens import Known, Tokens
 Environ = Mapping[str, Any]
 
 READS = ("GET", "HEAD")
-ALWAYS_OPEN = "/healthz"
-"""It says nothing but that we answer, and who watches that should not need a secret."""
+ALWAYS_OPEN = ("/healthz", "/readyz")
+"""They say nothing but that we answer, and serve; who watches that should not need a secret."""
 _SAME_SITE = ("same-origin", "none")  # "none": the address bar
 
 
@@ -45,7 +45,7 @@ class WritePolicy:
             raise Forbidden("a page of another site may not change anything here")
         if peer == UNIX:
             return peer
-        if reads and (not self.private or environ["PATH_INFO"] == ALWAYS_OPEN):
+        if reads and (not self.private or environ["PATH_INFO"] in ALWAYS_OPEN):
             return f"tcp {peer}"
         if not (self.allow_plaintext_writes or environ["wsgi.url_scheme"] == "https" or _is_loopback(peer)):
             raise Forbidden(

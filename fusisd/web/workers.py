@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import math
-import queue
 import time
 from typing import Any
 
@@ -19,6 +18,7 @@ from cheroot import wsgi
 from cheroot.workers import threadpool
 
 from fusisd.web.connection import Connection, Gateway, Limits
+from fusisd.web.fair import FairQueue
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +30,17 @@ class Workers:
 
     def __init__(self, lane: Lane, count: int) -> None:
         """`count` threads, made by `start`."""
-        self._queue: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._queue: FairQueue[object] = FairQueue()
         self._threads = [threadpool.WorkerThread(lane) for _ in range(count)]
         for number, thread in enumerate(self._threads):
             thread.name = f"fusisd-web-{lane.name}-{number}"
             thread.daemon = True  # a handler that hangs must not keep the process from ending
         self.get = self._queue.get
-        self.put = self._queue.put
-        self.waiting = self._queue.qsize
+        self.waiting = self._queue.__len__
+
+    def put(self, connection: Connection) -> None:
+        """A whole request, which waits for a worker in its peer's turn."""
+        self._queue.put(connection.peer, connection)
 
     def start(self) -> None:
         """Start the threads."""
@@ -47,7 +50,7 @@ class Workers:
     def stop(self, deadline: float) -> bool:
         """End the threads after their requests in hand; false when some still run at `deadline`."""
         for _ in self._threads:
-            self._queue.put(_STOP)
+            self._queue.put("", _STOP)
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,6 +46,20 @@ def test_status_is_what_the_core_published_with_its_age() -> None:
 def test_healthz_is_well() -> None:
     answer = call(app_of(MemoryCore()), "GET", "/healthz")
     assert (answer.status, answer.body) == (200, b'{"ok":true}\n')
+
+
+def test_a_stuck_loop_is_not_well_and_a_withdrawn_balancer_is_not_ready() -> None:
+    core = MemoryCore()
+    app = app_of(core)
+    assert call(app, "GET", "/readyz").status == 200
+    core.published = replace(core.published, tell_status=lambda: {"ok": False, "withdrawn": True})
+    answer = call(app, "GET", "/readyz")
+    assert (answer.status, answer.json["error"]) == (503, "this balancer is withdrawn")
+    assert call(app, "GET", "/healthz").status == 200
+    core.published = replace(core.published, at_s=core.published.at_s - 60, tell_status=lambda: {"ok": True})
+    for path in ("/healthz", "/readyz"):
+        answer = call(app, "GET", path)
+        assert (answer.status, "published nothing" in answer.json["error"]) == (503, True)
 
 
 @pytest.mark.parametrize("path", ["/services", "/status", "/healthz"])

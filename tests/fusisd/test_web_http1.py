@@ -143,3 +143,8 @@ def test_what_is_refused_or_understood_stays_so_when_more_bytes_come(rest: bytes
     data = WHOLE + rest
     if cut >= len(WHOLE):
         assert scan(data[:cut]) == scan(data)
+
+
+@pytest.mark.parametrize("target", [b"http://[/", b"http://[::1/", b"//[x"])
+def test_a_target_that_nobody_could_take_apart_is_refused(target: bytes) -> None:
+    assert refusal(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n") == "400 Bad Request"

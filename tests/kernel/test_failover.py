@@ -41,9 +41,10 @@ class Keepalived:
 
     @property
     def stands_by(self) -> bool:
-        """Its script has passed, and it heard the other."""
+        """Its script passes, and it heard the other."""
         said = (self._home / "log").read_text()
-        return "VRRP_Script(fusisd) succeeded" in said and "Entering BACKUP STATE" in said
+        passes = said.rfind("VRRP_Script(fusisd) succeeded") > said.rfind("VRRP_Script(fusisd) failed")
+        return passes and said.rfind("Entering BACKUP STATE") > said.rfind("Entering FAULT STATE")
 
     @property
     def has_vip(self) -> bool:
@@ -101,6 +102,16 @@ def test_clients_are_served_wherever_the_vip_is(
         there.stop()  # fusisd alone: IPVS goes on, and keepalived's script notices that nobody takes care of it
         moved(first, traffic, "fusisd has ended")
         there.start()
+        poll(lambda: second.stands_by, LIMIT_S, "the second to stand by again")
+        assert traffic.lost == []
+        here.client().send("POST", "/v1/withdraw")  # keepalived's script asks /readyz
+        moved(second, traffic, "fusisctl withdraw")
+        here.client().send("DELETE", "/v1/withdraw")
+        poll(lambda: first.stands_by, LIMIT_S, "the first to stand by again")
+        second.stop()
+        moved(first, traffic, "SIGTERM of the other")
+        second.start()
+        poll(lambda: second.stands_by, LIMIT_S, "the second to stand by again")
         lab.cable(lab.lb1, "down")
         moved(second, traffic, "the cable is pulled")
         lab.cable(lab.lb1, "up")

@@ -415,7 +415,7 @@ def test_a_table_in_toml_is_planned_and_made_at_once(
         assert fusisctl([*words, *more]) == 0
         return capsys.readouterr().out
 
-    file.write_text(TABLE.replace("RS1", rs1).replace("RS2", rs2))
+    file.write_text('managed_by = "lb"\n' + TABLE.replace("RS1", rs1).replace("RS2", rs2))
     planned = json.loads(ctl("plan", "-f", str(file), "--json"))["steps"]
     assert table(lab) == []
     ctl("apply", "-f", str(file))
@@ -431,6 +431,6 @@ def test_a_table_in_toml_is_planned_and_made_at_once(
     file.write_text(file.read_text().replace("services.web", "services.www").replace(".rs1 =", ".one ="))
     ctl("apply", "-f", str(file))
     assert (table(lab), send(balancer, "GET", "/v1/status")["ops"]) == (made, before), "only names are others"
-    file.write_text("services = {}")
+    file.write_text('managed_by = "lb"\nservices = {}')
     assert "service www" in ctl("apply", "-f", str(file))
     poll(lambda: table(lab) == [], what="all of it to drain")

@@ -34,6 +34,8 @@ class Drawn(NamedTuple):
     past: Past
     host: str
     """The balancer's name."""
+    now_s: float
+    """By the clock that the snapshot's times are of."""
 
 
 def main_part(drawn: Drawn, events: Sequence[Event], asked: Asked) -> Markup:
@@ -65,7 +67,8 @@ def document(main: Markup, drawn: Drawn, asked: Asked, version: str, time: str) 
         tag("script", src=f"/status.js?{version}", defer=True),
         tag("noscript", tag("meta", http_equiv="refresh", content=str(RELOAD_S))),
     )
-    said = " · ".join(str(word) for word in (status.get("version"), status.get("iface")) if word)
+    dry = "dry run: no packet is balanced" if status.get("dry_run") else ""
+    said = " · ".join(str(word) for word in (status.get("version"), status.get("iface"), dry) if word)
     header = tag(
         "header",
         tag("a", tag("b", "Fusis"), " ", host, href="/", class_="brand"),
@@ -159,7 +162,7 @@ def _services(drawn: Drawn, services: Sequence[Standing], asked: Asked) -> Marku
     elif asked.text:
         head = [f"Services with “{asked.text}”: {len(services)}", back]
     if services:
-        rows: Markup = table(services, asked, drawn.reading, drawn.past)
+        rows: Markup = table(services, asked, drawn.reading, drawn.past, drawn.now_s)
     else:
         rows = tag("p", f"There is no service {asked.service}." if asked.service else "None.", class_="dim")
     commands = _commands(asked.service) if asked.service and services else None

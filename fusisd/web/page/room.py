@@ -122,7 +122,7 @@ class StatusPage:
         snapshot, reading, now_s = self._core.snapshot(), self._core.statistics(), self._clock()
         found = overview(snapshot, reading, now_s)
         self._trends.note(reading, [row.view.key for row in found.services])
-        return Edition(now_s, Drawn(found, reading, self._trends.past, self._host))
+        return Edition(now_s, Drawn(found, reading, self._trends.past, self._host, now_s))
 
     def _draw(self, edition: Edition, asked: Asked) -> Sent:
         events = self._core.events.last(EVENTS, lambda event: asked.service in ("", event.service))

@@ -76,17 +76,17 @@ def _matches(row: Standing, text: str) -> bool:
     return any(text in one.name.lower() or text in endpoint(one.address, one.port) for one in row.rows)
 
 
-def table(services: Sequence[Standing], asked: Asked, reading: Reading, past: Past) -> Markup:
+def table(services: Sequence[Standing], asked: Asked, reading: Reading, past: Past, now_s: float) -> Markup:
     """The rows of these services, and how to come to the others."""
     few = sum(len(row.rows) for row in services) <= FEW
     if asked.service:
         (row,) = services
         part = Part.of(asked.page, len(row.rows), ALONE)
-        groups = [_group(row, row.rows[part.begin : part.begin + part.size], reading, past)]
+        groups = [_group(row, row.rows[part.begin : part.begin + part.size], reading, past, now_s)]
     else:
         part = Part.of(asked.page, len(services), PAGE)
         shown = services[part.begin : part.begin + part.size]
-        groups = [_group(row, _rows_of_many(row, few), reading, past) for row in shown]
+        groups = [_group(row, _rows_of_many(row, few), reading, past, now_s) for row in shown]
     head = tag("tr", *(tag("th", name, scope="col", class_=kind or None) for name, kind in _COLUMNS))
     return joined([tag("table", tag("thead", head), *groups, class_="services"), _pager(part, asked)])
 
@@ -110,10 +110,10 @@ def _pager(part: Part, asked: Asked) -> Markup | None:
     )
 
 
-def _group(row: Standing, shown: Sequence[DestinationView], reading: Reading, past: Past) -> Markup:
+def _group(row: Standing, shown: Sequence[DestinationView], reading: Reading, past: Past, now_s: float) -> Markup:
     entry = reading.entries.get(row.view.key)
     status = {} if entry is None else {(one.destination.address, one.destination.port): one for one in entry.status}
-    rows = [_service(row, status, reading, past), *(_destination(row.view.name, one, status) for one in shown)]
+    rows = [_service(row, status, reading, past), *(_destination(row.view.name, one, status, now_s) for one in shown)]
     if len(shown) < len(row.rows) and any(one.state in BAD for one in shown):
         rows.append(_rest(row, len(shown)))
     return tag("tbody", *rows, id=f"s-{row.view.name}")
@@ -144,7 +144,9 @@ def _service(row: Standing, status: Mapping[DestinationKey, DestinationStatus], 
     return tag("tr", *_cells([*cells, line, reason]), class_="service", data_level=row.level.value)
 
 
-def _destination(service: str, view: DestinationView, status: Mapping[DestinationKey, DestinationStatus]) -> Markup:
+def _destination(
+    service: str, view: DestinationView, status: Mapping[DestinationKey, DestinationStatus], now_s: float
+) -> Markup:
     now = status.get((view.address, view.port))
     figures: Sequence[Child] = [None] * 5
     if now is not None:
@@ -154,14 +156,16 @@ def _destination(service: str, view: DestinationView, status: Mapping[Destinatio
     kernel = "–" if now is None and not view.weight else view.weight
     cells = [state(view.state), view.name, endpoint(view.address, view.port), str(view.method), wanted, kernel]
     bad = view.state in BAD
-    reason = joined(_reason(service, view))
+    reason = joined(_reason(service, view, now_s))
     level = Level.DOWN if bad else Level.WELL
     key = f"d-{service}/{view.name}"
     return tag("tr", *_cells([*cells, *figures, None, reason]), class_="destination", data_level=level.value, id=key)
 
 
-def _reason(service: str, view: DestinationView) -> Iterator[Child]:
+def _reason(service: str, view: DestinationView, now_s: float) -> Iterator[Child]:
     parts = [view.reason]
+    if view.since_s is not None:
+        parts.append(f"for {span(now_s - view.since_s)}")
     if view.drain_left_s is not None:
         parts.append(f"cut in {span(view.drain_left_s)}")
     if view.origin == "serf":

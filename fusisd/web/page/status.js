@@ -3,6 +3,7 @@
 "use strict";
 
 const PERIOD_MS = 1000;
+const HIDDEN_MS = 10000; // a tab in the background: its title and icon are looked at all the same
 const LIMIT_MS = 5000;
 const find = document.getElementById("find");
 const live = document.getElementById("live");
@@ -69,7 +70,7 @@ function say(text, stale) {
 
 async function look() {
   clearTimeout(timer);
-  if (paused || document.hidden) return;
+  if (paused) return;
   try {
     const headers = etag ? { "If-None-Match": etag } : {};
     const answer = await fetch(location.href, { headers, cache: "no-store", signal: AbortSignal.timeout(LIMIT_MS) });
@@ -84,9 +85,12 @@ async function look() {
   } catch (error) {
     const seconds = Math.round((Date.now() - answered) / 1000);
     say(`✕ no answer for ${seconds} s: what is shown is old`, true);
+    document.title = `✕ no answer for ${seconds} s – Fusis`;
+    document.getElementById("icon").href = "/status-down.svg";
+    etag = ""; // the next answer is shown whatever it is, and with it title and icon
   }
   clearTimeout(timer);
-  timer = setTimeout(look, PERIOD_MS);
+  timer = setTimeout(look, document.hidden ? HIDDEN_MS : PERIOD_MS);
 }
 
 function togglePause() {

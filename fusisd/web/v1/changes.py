@@ -7,7 +7,7 @@ Does not: submit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +16,7 @@ from fusisd import state
 from fusisd.commands import (
     AddDestination,
     AddService,
+    Adopt,
     DeleteDestination,
     DeleteService,
     One,
@@ -27,7 +28,7 @@ from fusisd.errors import Conflict, Refused
 from fusisd.model import Destination, Intent, Service
 from fusisd.web.v1.objects import to_allocate
 from fusisd.web.v1.problem import field_of
-from pyipvs import Timeouts
+from pyipvs import ServiceKey, Timeouts
 
 DRAIN_LIMIT_S = 60.0
 
@@ -113,14 +114,19 @@ def put_destination(known: Service, one: Destination, revision: int | None = Non
     return AddDestination(known.name, one)
 
 
-def import_of(file: Intent, intent: Intent) -> Iterator[One]:
-    """Make everything of a file so, and remove nothing. What drained when it was exported is left out."""
+def import_of(file: Intent, intent: Intent, foreign: Collection[ServiceKey] = ()) -> Iterator[One]:
+    """Make everything of a file so, and remove nothing. What drained when it was exported is left out. Of the services that
+    the kernel has and that are not ours (`foreign`) those that the file names are made ours."""
     timeouts = file.timeouts if file.timeouts != Timeouts() else None
     yield SetGlobals(timeouts, file.ranges or None)
     for service in file.services.values():
         if service.drain_s is None:
             kept = {name: one for name, one in service.destinations.items() if one.drain_s is None}
-            yield from put(replace(service, destinations=kept), intent, None, lambda one: False)
+            wanted = replace(service, destinations=kept)
+            if service.key in foreign and service.name not in intent.services:
+                yield Adopt(service.name, service.key, wanted, wanted)
+            else:
+                yield from put(wanted, intent, None, lambda one: False)
 
 
 def apply_of(file: Mapping[str, Any], intent: Intent, prune: bool) -> Iterator[One]:
@@ -173,7 +179,7 @@ def told_of(base: str) -> Iterator[None]:
 
 
 def _outcome(before: Intent, command: One) -> str:
-    new = isinstance(command, AddDestination) or (
+    new = isinstance(command, AddDestination | Adopt) or (
         isinstance(command, AddService) and command.service.name not in before.services
     )
     return "created" if new else "changed"

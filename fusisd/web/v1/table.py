@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from bottle import HTTPResponse
+
 from fusisd.commands import Adopt, Pause, Release, SetGlobals, Withdraw
 from fusisd.documents import INTENT, KEY, NAME, PARTIAL_TIMEOUTS, RANGES, encode_intent
 from fusisd.fields import object_of, seconds
 from fusisd.model import Intent
-from fusisd.ports import Core
+from fusisd.ports import Core, Snapshot
 from fusisd.web.v1 import changes, objects, shapes
 from fusisd.web.v1.objects import Document
 from fusisd.web.v1.pages import PAGED, page
-from fusisd.web.v1.routes import Body, Change, Route
+from fusisd.web.v1.routes import SWITCH, Body, Change, Route
 from fusisd.web.v1.services import answer, service_answer, service_view
 
 _ADOPT = object_of({"name": NAME, "key": KEY}, ("name", "key"))
@@ -46,7 +48,7 @@ class Table:
             Route("GET", "/v1/foreign", self.list_foreign, {200: foreign}, PAGED),
             Route("GET", "/v1/status", self.status, {200: shapes.STATUS}),
             Route("GET", "/v1/export", self.export_all, {200: INTENT.schema}),
-            Route("POST", "/v1/import", self.import_all, {200: shapes.IMPORTED}, body=Body(INTENT)),
+            Route("POST", "/v1/import", self.import_all, {200: shapes.IMPORTED}, {"adopt": SWITCH}, Body(INTENT)),
         ]
 
     def adopt(self, asked: Document) -> Change:
@@ -100,12 +102,15 @@ class Table:
         """All intent as a file."""
         return answer(encode_intent(self._core.snapshot().intent))
 
-    def import_all(self, asked: Intent) -> Change:
-        """Make everything of a file so, and remove nothing; all of it or none."""
-        intent = self._core.snapshot().intent
+    def import_all(self, asked: Intent, adopt: bool = False) -> Change:
+        """Make everything of a file so, and remove nothing; all of it or none. `adopt`: services that the kernel has already
+        become ours."""
+        snapshot = self._core.snapshot()
+        intent = snapshot.intent
+        foreign = {view.key for view in snapshot.services if view.foreign} if adopt else set()
         wanted = {name: changes.with_its_address(one, intent) for name, one in asked.services.items()}
         with changes.told_of(""):
-            steps = changes.tried(intent, changes.import_of(replace(asked, services=wanted), intent))
+            steps = changes.tried(intent, changes.import_of(replace(asked, services=wanted), intent, foreign))
         rows = [_row(step.service, step.destination, step.outcome) for step in steps]
         rows += [_row(name, None, "skipped") for name, one in wanted.items() if one.drain_s is not None]
         made = [step.command for step in steps if step.outcome != "unchanged"]
@@ -113,9 +118,12 @@ class Table:
 
 
 def _withdraw(command: Withdraw) -> Change:
-    return Change(
-        [command], lambda after: answer({"withdrawn": command.withdrawn, "vips": after.status.get("vips", [])})
-    )
+    def told(after: Snapshot) -> HTTPResponse:
+        others = {one.key.address for one in after.intent.services.values() if not one.vip_managed and one.key.address}
+        vips = after.status.get("vips", [])
+        return answer({"withdrawn": command.withdrawn, "vips": vips, "external": sorted(others)})
+
+    return Change([command], told)
 
 
 def _row(service: str | None, destination: str | None, outcome: str) -> Document:
