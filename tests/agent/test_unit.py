@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason=
 def complaints(home: Path, text: str) -> str:
     """What systemd says of a unit, with a command that is there: an unknown key does not change its status."""
     unit = home / UNIT.name
-    unit.write_text(text.replace("/usr/bin/fusis-agent", "/bin/true"))
+    unit.write_text(text.replace("/opt/fusis/bin/fusis-agent", "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said

@@ -118,7 +118,7 @@ def test_withdraw_and_its_end(core: LivelyCore, ctl: Ctl) -> None:  # noqa: F811
     assert ctl("withdraw") == (0, "this balancer is withdrawn; fusisctl withdraw --undo ends it\n", "")
     assert ctl("withdraw", "--undo") == (0, "this balancer is back\n", "")
     assert [command for command, _ in core.seen] == [Withdraw(), Withdraw(withdrawn=False)]
-    assert json.loads(ctl("withdraw", "--json")[1]) == {"withdrawn": True, "vips": []}
+    assert json.loads(ctl("withdraw", "--json")[1]) == {"withdrawn": True, "vips": [], "external": []}
     submit = core.submit
 
     def slow(command: Command, who: str) -> Snapshot:

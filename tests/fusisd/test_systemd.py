@@ -159,7 +159,7 @@ def test_the_units_are_accepted_by_systemd(tmp_path: Path) -> None:
     for name in UNITS:
         text = (ROOT / "docs" / name).read_text()
         for program in ("fusisd", "fusis-agent"):  # it looks whether they are there
-            text = text.replace(f"ExecStart=/usr/bin/{program}", f"ExecStart={sys.executable}")
+            text = text.replace(f"ExecStart=/opt/fusis/bin/{program}", f"ExecStart={sys.executable}")
         (tmp_path / name).write_text(text)
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in UNITS)],
                           capture_output=True, text=True, timeout=60)  # fmt: skip

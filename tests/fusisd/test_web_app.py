@@ -56,7 +56,7 @@ def test_a_stuck_loop_is_not_well_and_a_withdrawn_balancer_is_not_ready() -> Non
     answer = call(app, "GET", "/readyz")
     assert (answer.status, answer.json["error"]) == (503, "this balancer is withdrawn")
     assert call(app, "GET", "/healthz").status == 200
-    core.published = replace(core.published, at_s=core.published.at_s - 60, tell_status=lambda: {"ok": True})
+    core.published = replace(core.published, at_s=12.5 - 60, tell_status=lambda: {"ok": True})
     for path in ("/healthz", "/readyz"):
         answer = call(app, "GET", path)
         assert (answer.status, "published nothing" in answer.json["error"]) == (503, True)

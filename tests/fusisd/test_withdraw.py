@@ -78,8 +78,8 @@ def test_a_restart_does_not_end_it(whole: Whole) -> None:  # noqa: F811
 def test_the_routes_are_commands() -> None:
     core = MemoryCore()
     app = make_app(core, WritePolicy.for_token(TOKEN))
-    assert call(app, "POST", "/v1/withdraw").json == {"withdrawn": True, "vips": []}
-    assert call(app, "DELETE", "/v1/withdraw").json == {"withdrawn": False, "vips": []}
+    assert call(app, "POST", "/v1/withdraw").json == {"withdrawn": True, "vips": [], "external": []}
+    assert call(app, "DELETE", "/v1/withdraw").json == {"withdrawn": False, "vips": [], "external": []}
     assert [command for command, _ in core.seen] == [Withdraw(), Withdraw(withdrawn=False)]
     assert call(app, "POST", "/v1/withdraw", peer="127.0.0.1").status == 401
     assert call(app, "POST", "/v1/withdraw", QUERY_STRING="seconds=3").status == 422

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -265,6 +266,16 @@ def listener() -> socket.socket:
     return socket.create_server(("127.0.0.1", 0))
 
 
+@contextmanager
+def both_ends(service: socket.socket) -> Iterator[None]:
+    """A connection to the service, closed by both in the end. (Those of the agent's check are accepted, too.)"""
+    with socket.create_connection(service.getsockname()) as client:
+        while (found := service.accept())[1] != client.getsockname():
+            found[0].close()
+        with found[0]:
+            yield
+
+
 def lasts(seen: Callable[[], bool]) -> None:
     """It stays so for longer than a drain without any connection takes."""
     end_s = time.monotonic() + 2 * QUIET_S
@@ -286,7 +297,7 @@ def test_sighup_begins_a_service_drains_another_and_a_wrong_file_changes_nothing
         running.send(signal.SIGHUP)
         poll(lambda: "not reloaded reason=" in running.said(), what="its complaint")
         assert tags() == before
-        with socket.create_connection(("127.0.0.1", port)):
+        with both_ends(service):
             file.write_text("[service.new]\nport = 82\ncheck = 'none'\n")
             running.send(signal.SIGHUP)
             poll(lambda: tags().get("s:new") == "82", 60, "the new service")
@@ -302,7 +313,7 @@ def test_sigterm_waits_for_a_long_connection_and_leaves_when_it_has_ended(runnin
         running.start("--port", str(port), "--drain", "60")
         poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
         serf = running.serf()
-        with socket.create_connection(("127.0.0.1", port)):
+        with both_ends(service):
             running.send(signal.SIGTERM)
             poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}///drain", 60, "its drain")
             lasts(lambda: alive(serf) and seen_by_the_balancer()[0] == "alive")
@@ -354,7 +365,7 @@ def test_sighup_while_it_drains_brings_nothing_back(running: Running) -> None:
         port = service.getsockname()[1]
         running.start("--port", str(port), "--drain", "60")
         poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
-        with socket.create_connection(("127.0.0.1", port)):
+        with both_ends(service):
             running.send(signal.SIGTERM)
             poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}///drain", 60, "its drain")
             running.send(signal.SIGHUP)
@@ -368,7 +379,7 @@ def test_sigterm_just_after_a_restart_drains_as_any_other(running: Running) -> N
         port = service.getsockname()[1]
         running.start("--port", str(port), "--drain", "60")
         poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
-        with socket.create_connection(("127.0.0.1", port)):
+        with both_ends(service):
             running.signal(signal.SIGUSR2)
             running.start("--port", str(port), "--drain", "60")
             held = 1 << (signal.SIGTERM - 1)
@@ -421,7 +432,7 @@ def test_sigterm_waits_for_a_long_connection_until_the_deadline(running: Running
         port = service.getsockname()[1]
         running.start("--port", str(port), "--drain", "3")
         poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
-        with socket.create_connection(("127.0.0.1", port)):
+        with both_ends(service):
             assert running.signal(signal.SIGTERM) == 0
             poll(lambda: seen_by_the_balancer()[0] == "left", 60, "rs9 to have left")
 
