@@ -216,7 +216,7 @@ def _rule(row: dict[str, Any]) -> str:
 def _route(row: dict[str, Any], table: str) -> str:
     words = [row["dst"], *(["via", row["gateway"]] if "gateway" in row else []), "dev", row["dev"]]
     words += ["onlink"] if "onlink" in row.get("flags", ()) else []
-    words += [*(["metric", str(row["metric"])] if "metric" in row else [])]
+    words += ["metric", str(row["metric"])] if "metric" in row else []
     words += [f"advmss {metric['advmss']}" for metric in row.get("metrics", []) if "advmss" in metric]
     return " ".join([*words, f"table {table}"])
 
