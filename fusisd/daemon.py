@@ -333,7 +333,7 @@ def _own_addresses(iface: str, option: str) -> list[str]:
         return addresses.primary(iface)
     except CommandError as error:
         if "does not exist" in str(error):
-            raise StartupError(f"{option} {iface}: no such interface (see `ip -brief address`)", 2) from None
+            raise StartupError(f"{option} {iface}: no such interface (see `ip -brief address`)") from None
         raise StartupError(str(error)) from None
 
 

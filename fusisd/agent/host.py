@@ -243,11 +243,11 @@ def own_address(iface: str | None, balancer: str) -> str:
         if iface is None:
             found = rows("route", "get", balancer)
             if not found or not found[0].get("prefsrc"):
-                raise StartupError(f"there is no route to the balancer {balancer}", 2)
+                raise StartupError(f"there is no route to the balancer {balancer}")
             return str(found[0]["prefsrc"])
         links = rows("address", "show", "dev", iface)
     except HostError as error:
-        raise StartupError(str(error), 2) from None
+        raise StartupError(str(error)) from None
     name, whole = ("inet6", 128) if family(balancer) == 6 else ("inet", 32)
     addresses = [
         address
@@ -256,7 +256,7 @@ def own_address(iface: str | None, balancer: str) -> str:
         if address.get("family") == name and address.get("scope") in ("global", "host")
     ]
     if not addresses:
-        raise StartupError(f"--iface {iface} has no {name} address", 2)
+        raise StartupError(f"--iface {iface} has no {name} address")
     # One without a network may be a VIP that was put there for route or tunnel: taken only when there is no other.
     return str(min(addresses, key=lambda row: (row["prefixlen"] == whole, row["scope"] != "global"))["local"])
 

@@ -172,7 +172,7 @@ def test_a_write_from_another_host_needs_more_than_nothing(lab: Lab, balancer: B
 
 
 START_FAILURES = [
-    (["--iface", "nosuch0"], 2, "nosuch0"),
+    (["--iface", "nosuch0"], 1, "nosuch0"),
     ([], 2, "--iface"),
     (["--iface", "eth0", "--listen", "127.0.0.1:8000"], 1, "8000"),
     (["--iface", "eth0", "--state-dir", "{running}"], 1, "another fusisd"),

@@ -175,7 +175,7 @@ def test_its_serf_agent_is_started_again_when_it_dies(running: Running) -> None:
     ("options", "status", "said"),
     [
         (["--key-file", "/nosuch"], 1, "/nosuch"),
-        (["--iface", "nosuch0"], 2, "nosuch0"),
+        (["--iface", "nosuch0"], 1, "nosuch0"),
         (["--service", "a/b"], 2, "a/b"),
         (["--weight", "-1"], 2, "weight"),
         (["--balancer", "example"], 2, "example"),
