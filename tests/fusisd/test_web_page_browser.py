@@ -79,6 +79,20 @@ def test_a_server_that_dies_is_seen_without_a_reload(browser: Browser, daemon: D
     assert {url.rpartition("/")[0] + "/" for url in page.requested()} == {address(daemon)}, "nothing comes from elsewhere"
 
 
+def test_a_tab_in_the_background_says_so_in_its_title_and_icon(
+    browser: Browser, daemon: Dry, servers: list[socket.socket]
+) -> None:
+    page = Page(browser)
+    hides = "Object.defineProperty(document, 'hidden', {get: () => true})"
+    page.call("Page.addScriptToEvaluateOnNewDocument", source=hides)
+    page.open(address(daemon))
+    poll(lambda: page.value("document.title").startswith("● All is well"), 30, "it to be well")
+    for server in servers:
+        server.close()
+    poll(lambda: page.value("document.title").startswith("✕ web does not serve"), 60, "its title")
+    assert page.value("document.getElementById('icon').href").endswith("/status-down.svg")
+
+
 def test_without_javascript_it_says_the_same(browser: Browser, daemon: Dry) -> None:
     page = Page(browser, script=False)
     page.open(address(daemon))
@@ -92,7 +106,7 @@ def test_nothing_scrolls_sideways_on_a_phone_or_elsewhere(browser: Browser, daem
     long_name = "a-server-with-a-name-as-long-as-names-may-be-0123456789012345678"[:63]
     row = {"name": long_name, "address": "10.255.255.255", "port": 65535, "method": "nat"}
     assert daemon.ask("POST", "/v1/services/web/destinations", row)[0] == 201
-    for width in (360, 800, 1030, 1310, 1920):
+    for width in (360, 800, 1030, 1160, 1310, 1920):
         page = Page(browser, width, 800)
         page.open(address(daemon, query))
         shown(page, long_name, "live")
@@ -125,5 +139,8 @@ def test_a_daemon_that_is_gone_is_told_and_one_that_is_back_is_seen(browser: Bro
     shown(page, "live")
     daemon.close()
     shown(page, "what is shown is old")
+    assert page.value("document.title").startswith("✕ no answer")
+    assert page.value("document.getElementById('icon').href").endswith("/status-down.svg")
     daemon.start()
     shown(page, "live", "All is well")
+    poll(lambda: page.value("document.title").startswith("● All is well"), 30, "its title")
