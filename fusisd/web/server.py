@@ -63,6 +63,11 @@ class WebServer:
         return tuple(bound.listener for bound in self._bound)
 
     @property
+    def waiting(self) -> int:
+        """How many whole requests wait for a worker."""
+        return sum(lane.requests.waiting() for lane in self._lanes)
+
+    @property
     def running(self) -> bool:
         """The thread that owns the sockets is alive."""
         return self._thread is not None and self._thread.is_alive()

@@ -436,3 +436,28 @@ def test_the_cap_on_connections_stays_below_the_descriptors_of_the_process() -> 
 
     capped = module._within_descriptors(Limits(connections=10**9))
     assert capped.connections < 10**9
+
+
+def test_who_asks_for_much_holds_up_no_other() -> None:
+    """Sixty large reads by one peer wait; one small one by another goes before them."""
+    gate, served = threading.Semaphore(0), list[str]()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        gate.acquire()
+        served.append(environ["PATH_INFO"])
+        return hello(environ, start_response)
+
+    with serving(app) as server:
+        many = [Client.of(server, "127.0.0.2") for _ in range(60)]
+        for client in many:
+            client.say(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        poll(lambda: server.waiting >= 56, what="all but those that the workers have to wait")
+        with Client.of(server, "127.0.0.3") as other:
+            other.say(b"GET /small HTTP/1.1\r\nHost: x\r\n\r\n")
+            poll(lambda: server.waiting >= 57, what="it to wait, too")
+            gate.release(61)
+            assert other.answer().status == 200
+        for client in many:
+            assert client.answer().status == 200
+            client.sock.close()
+    assert served.index("/small") < 10
