@@ -30,6 +30,7 @@ def declare(commands: words.Commands) -> None:
     for parser in (plan_, apply_):
         parser.add_argument("-f", "--file", type=Path, required=True, metavar="FILE", help="TOML or JSON; - is stdin")
         parser.add_argument("--prune", action="store_true", help="remove what the file did not make, too")
+    apply_.add_argument("--revision", type=int, metavar="N", help="only if nothing changed since that plan (plan --json)")
 
 
 def plan(client: Client, options: argparse.Namespace) -> int:
@@ -67,10 +68,13 @@ def apply(client: Client, options: argparse.Namespace) -> int:
 def _asked(client: Client, verb: str, options: argparse.Namespace) -> dict[str, Any]:
     """fusisd's answer; a refusal of something in the file names the file."""
     query = "?prune=1" if options.prune else ""
+    since = getattr(options, "revision", None)
     document, named = _document(options.file)
     try:
         if verb == "apply" and not named:
             _check_owner(client.send("POST", f"/v1/plan{query}", document)["changes"], options)
+        if since is not None:
+            query = f"{query}{'&' if query else '?'}revision={since}"
         answer: dict[str, Any] = client.send("POST", f"/v1/{verb}{query}", document)
     except Refusal as error:
         raise CtlError(f"{options.file}: {error}" if error.field is not None else str(error)) from None

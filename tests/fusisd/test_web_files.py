@@ -221,3 +221,17 @@ def test_what_is_foreseen_is_what_is_done(ask: Any) -> None:  # noqa: F811
         assert sorted(done) == sorted(step["what"] for step in steps if "address" not in step["what"])
 
     ask(scenario)
+
+
+def test_what_was_planned_is_applied_only_if_nothing_has_changed_since(ask: Any) -> None:  # noqa: F811
+    async def scenario(w: Whole, ask: Ask) -> None:
+        planned = (await ask("POST", "/v1/plan", file(web=WEB))).json["revision"]
+        assert (await ask("POST", "/v1/apply", file(dns=DNS))).status in (200, 202)
+        stale = await ask("POST", "/v1/apply", file("other", web=WEB), QUERY_STRING=f"revision={planned}")
+        assert (stale.status, "plan again" in stale.json["detail"]) == (412, True)
+        assert w.daemon.control.intent.services.keys() == {"dns"}
+        planned = (await ask("POST", "/v1/plan", file("other", web=WEB))).json["revision"]
+        done = await ask("POST", "/v1/apply", file("other", web=WEB), QUERY_STRING=f"revision={planned}")
+        assert done.status in (200, 202)
+
+    ask(scenario)

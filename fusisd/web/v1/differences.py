@@ -17,13 +17,14 @@ Fields = Mapping[str, Any]
 
 
 def shown(foreseen: Foreseen) -> Document:
-    """The answer to what would be: `changes` of what is wanted, and the `steps` in the kernel and on the host."""
+    """The answer to what would be: `changes` of what is wanted, the `steps` in the kernel and on the host, and the
+    `revision` of all that this was told from."""
     changes = list(differences(foreseen.before, foreseen.after))
     steps = [
         {"what": step.what, "reason": step.reason, "service": step.service or None, "destination": step.destination or None}
         for step in foreseen.steps
     ]
-    return {"changes": changes, "steps": steps}
+    return {"changes": changes, "steps": steps, "revision": foreseen.before.revision}
 
 
 def differences(before: Intent, after: Intent) -> Iterator[Document]:

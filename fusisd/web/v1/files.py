@@ -16,12 +16,13 @@ from bottle import HTTPResponse
 from fusisd import state
 from fusisd.commands import Together
 from fusisd.documents import NAME, RANGES, TIMEOUTS
-from fusisd.fields import Reader, by_name, object_of, only_once, refuse, within
+from fusisd.errors import Stale
+from fusisd.fields import Reader, by_name, object_of, only_once, refuse, whole, within
 from fusisd.model import Intent, Service
 from fusisd.ports import Core, Snapshot
 from fusisd.web.v1 import changes, differences, objects, shapes
 from fusisd.web.v1.objects import Document, to_allocate
-from fusisd.web.v1.routes import SWITCH, Body, Change, Route
+from fusisd.web.v1.routes import SWITCH, Body, Change, Route, in_query
 from fusisd.web.v1.services import answer
 
 
@@ -49,6 +50,7 @@ FILE = object_of(
     ("managed_by", "services"),
 )
 _PRUNE: dict[str, Reader[Any]] = {"prune": SWITCH}
+_REVISION: dict[str, Reader[Any]] = {"revision": in_query(whole(0, 2**53))}
 
 
 class Files:
@@ -62,15 +64,18 @@ class Files:
         """What can be asked."""
         return [
             Route("POST", "/v1/plan", self.plan, {200: shapes.PLAN}, _PRUNE, Body(FILE), plans=False),
-            Route("POST", "/v1/apply", self.apply, {200: shapes.APPLIED}, _PRUNE, Body(FILE)),
+            Route("POST", "/v1/apply", self.apply, {200: shapes.APPLIED}, _PRUNE | _REVISION, Body(FILE)),
         ]
 
     def plan(self, asked: Document, prune: bool = False) -> Change:
         """What applying a whole table would change; nothing is."""
         return self._change(asked, prune, dry=True)
 
-    def apply(self, asked: Document, prune: bool = False) -> Change:
-        """Make a whole table so, all of it or nothing."""
+    def apply(self, asked: Document, prune: bool = False, revision: int | None = None) -> Change:
+        """Make a whole table so, all of it or nothing. `revision`: only if nothing has changed since the plan at it."""
+        now = self._core.snapshot().intent.revision
+        if revision not in (None, now):
+            raise Stale(f"the table is at revision {now}, the plan was made at {revision}: plan again")
         return self._change(asked, prune)
 
     def _change(self, asked: Document, prune: bool, dry: bool = False) -> Change:

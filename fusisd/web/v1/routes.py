@@ -17,7 +17,6 @@ from bottle import HTTPResponse, request
 from fusisd.commands import One, Together
 from fusisd.errors import Stale
 from fusisd.fields import Reader, Schema, one_of, text
-from fusisd.model import Intent
 from fusisd.ports import Core, Foreseen, Snapshot
 from fusisd.web.compat import json_response, render, who
 from fusisd.web.v1 import differences
@@ -120,7 +119,8 @@ def _made(core: Core, result: object, dry: bool) -> object:
         return result
     dry = dry or result.dry
     if not result.commands:
-        return _foreseen(Foreseen(Intent(), Intent())) if dry else result.told(core.snapshot())
+        intent = core.snapshot().intent
+        return _foreseen(Foreseen(intent, intent)) if dry else result.told(core.snapshot())
     command = result.commands[0] if len(result.commands) == 1 else Together(tuple(result.commands))
     with told_of(result.of):
         if dry:
