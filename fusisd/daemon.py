@@ -91,9 +91,7 @@ class Daemon:
         config = self._config
         lock_state(config.state_dir)
         gc.disable()  # a start makes a great many values that stay: looking through them again and again finds nothing
-        own = self._own = [] if config.dry_run else _own_addresses(config.iface, "--iface")
-        if config.vip_iface != config.iface and not config.dry_run:
-            _own_addresses(config.vip_iface, "--vip-iface")
+        own = self._own = [] if config.dry_run else _own_addresses(config)
         kernel = _open_kernel(config.dry_run)
         stores = await self._open_stores(own)
         host = self._host(stores)
@@ -327,13 +325,15 @@ def _open_kernel(dry_run: bool) -> IpvsKernel:
         raise StartupError(str(error)) from None
 
 
-def _own_addresses(iface: str, option: str) -> list[str]:
-    """The interface's own addresses. Raises StartupError."""
+def _own_addresses(config: Config) -> list[str]:
+    """The own addresses of the interface that clients come in on; that for VIPs must be there, too. Raises StartupError."""
+    options = {config.iface: "--iface", config.vip_iface: "--vip-iface"}
+    for iface, option in options.items():
+        if iface not in dict(socket.if_nameindex()).values():
+            raise StartupError(f"{option} {iface}: no such interface (see `ip -brief address`)")
     try:
-        return addresses.primary(iface)
+        return addresses.primary(config.iface)
     except CommandError as error:
-        if "does not exist" in str(error):
-            raise StartupError(f"{option} {iface}: no such interface (see `ip -brief address`)") from None
         raise StartupError(str(error)) from None
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from fusisd.agent import connections, host, orders, signals, states
 from fusisd.agent.config import Config, ServiceConfig
-from fusisd.agent.joining import Joining, endpoint
+from fusisd.agent.joining import Joining
 from fusisd.agent.prepare import checked_at
 from fusisd.agent.preparing import Preparing
 from fusisd.agent.probe import FALL, FAST_INTERVAL_S, INTERVAL_S, failure
@@ -34,6 +34,7 @@ from fusisd.serf.supervisor import ManagedAgent
 from fusisd.store.lock import lock_state
 from fusisd.systemd import notify
 from fusisd.tags import SERVICE_TAG_PREFIX
+from pyipvs.model import endpoint
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from fusisd.serf.client import DOORBELL, SerfClient, SerfError
 from fusisd.serf.values import Member
 from fusisd.tags import BALANCER_ROLE, ROLE_TAG
+from pyipvs.model import endpoint
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +69,3 @@ class Joining:
             await client.close()
         self._news()
         return ""
-
-
-def endpoint(address: str, port: int) -> str:
-    """As Serf and people write it."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -18,6 +18,7 @@ from fusisd.errors import FusisError, Invalid
 from fusisd.fields import parsed, refused_at, text, whole
 from fusisd.model import checked_address
 from pyipvs import Protocol
+from pyipvs.model import endpoint
 
 LIMIT_S = 3.0
 SIZE_LIMIT = 4 << 20  # a service with 10,000 destinations is shorter
@@ -31,7 +32,7 @@ async def vip_of(service: str, balancers: Iterable[str], port: int, refused: fro
     """The VIP of this service, from the first balancer that says one. Raises NotLearnt."""
     why = "no balancer is known"
     for balancer in balancers:
-        where = f"[{balancer}]:{port}" if ":" in balancer else f"{balancer}:{port}"
+        where = endpoint(balancer, port)
         try:
             async with asyncio.timeout(LIMIT_S):
                 head, body = await _get(balancer, port, where, f"/v1/services/{service}")

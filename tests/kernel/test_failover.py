@@ -78,11 +78,9 @@ def owners(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
 
 
 def moved(to: Keepalived, traffic: Traffic, what: str) -> None:
-    """Wait until it has the VIP and clients are served again; how long the longest gap was."""
+    """Wait until it has the VIP and clients are served again."""
     poll(lambda: to.has_vip, LIMIT_S, f"the VIP to move: {what}")
-    count = sum(traffic.answers.values())
-    poll(lambda: sum(traffic.answers.values()) > count + 10, LIMIT_S, f"answers after: {what}")
-    print(f"{what}: {len(traffic.lost)} requests lost so far, the slowest answer took {traffic.slowest_s:.1f} s")
+    traffic.goes_on(10, what)
 
 
 def test_clients_are_served_wherever_the_vip_is(

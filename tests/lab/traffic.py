@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from types import TracebackType
 
-from tests.lab.expect import ask
+from tests.lab.expect import ask, poll
 from tests.lab.topology import VIP
 
 TIMEOUT_S = 3.0
@@ -42,6 +42,12 @@ class Traffic:
     def total(self) -> int:
         """Requests ended so far, answered or not."""
         return sum(self.answers.values()) + len(self.lost)
+
+    def goes_on(self, answers: int, what: str) -> None:
+        """Wait for so many more answers, and print how much was lost so far."""
+        wanted = sum(self.answers.values()) + answers
+        poll(lambda: sum(self.answers.values()) > wanted, 60, f"answers after: {what}")
+        print(f"{what}: {len(self.lost)} requests lost so far, the slowest answer took {self.slowest_s:.2f} s")
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause_s):

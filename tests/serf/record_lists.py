@@ -8,10 +8,11 @@ package serf; profile local, on addresses of 127.0.0.0/8 that are written down a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.serf.agents import Agents, address
 
 RECORDS = Path(__file__).parent / "lists"
 LIMIT_S = 90.0
+HELD_BACK_S = 4.0  # Serf holds events back for up to 3 s
 SERVER = ("role=agent", "s:web=80/route")
 
 
@@ -41,11 +43,26 @@ class Recorder:
         await asyncio.gather(*self._jobs, return_exceptions=True)
 
     async def until(self, **statuses: str) -> None:
-        """Wait for a list that shows these nodes so ("" is not at all), and then for what else comes of it."""
-        async with asyncio.timeout(LIMIT_S):
-            while {name: getattr(self._members.get(name), "status", "") for name in statuses} != statuses:
+        """Wait for a list that shows these nodes so ("" is not at all), and for the event of it, where there is one."""
+        before = self._events_noted()
+        await self._poll(lambda: self._statuses(statuses) == statuses)
+        with contextlib.suppress(TimeoutError):  # a list that collapsed has none
+            await self._poll(lambda: self._events_noted() > before, HELD_BACK_S)
+
+    async def until_tag(self, name: str, text: str | None) -> None:
+        """Wait for a list that shows this node's service so (None: not at all)."""
+        await self._poll(lambda: name in self._members and self._members[name].tags.get("s:web") == text)
+
+    def _statuses(self, names: Iterable[str]) -> dict[str, str]:
+        return {name: getattr(self._members.get(name), "status", "") for name in names}
+
+    def _events_noted(self) -> int:
+        return sum("list" not in row for row in self.rows)
+
+    async def _poll(self, seen: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
+        async with asyncio.timeout(limit_s):
+            while not seen():
                 await asyncio.sleep(0.02)
-        await asyncio.sleep(2.5)  # events are held back for up to 3 s
 
     async def _lists(self) -> None:
         def seen(value: Any) -> None:
@@ -131,9 +148,9 @@ async def tags_change(record: Recorder) -> None:
     """A server drains by its tags, drops the service, and offers it again, while another only joins late."""
     two = await record.agents.client(2)
     await two.set_tags({"s:web": "80/route//drain"})
-    await asyncio.sleep(2)
+    await record.until_tag("n2", "80/route//drain")
     await two.set_tags({}, ["s:web"])
-    await asyncio.sleep(2)
+    await record.until_tag("n2", None)
     record.agents.start(4, *SERVER, join=1)
     await two.set_tags({"s:web": "80/route"})
     await record.until(n4="alive")

@@ -50,6 +50,11 @@ class Running:
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return next(line.split()[1] for line in status.splitlines() if line.startswith(f"{word}:"))
 
+    def holds_back(self) -> None:
+        """Wait until SIGTERM does not end it any more."""
+        held = 1 << (signal.SIGTERM - 1)
+        poll(lambda: any(int(self.line_of(word), 16) & held for word in ("SigBlk", "SigCgt")), 60, "it to hold back")
+
     def signal(self, number: int) -> int:
         self.send(number)
         return self.wait()
@@ -267,6 +272,16 @@ def listener() -> socket.socket:
 
 
 @contextmanager
+def offered(running: Running) -> Iterator[tuple[socket.socket, int]]:
+    """A service that the agent offers and the balancer has heard of, and its port."""
+    with listener() as service:
+        port = service.getsockname()[1]
+        running.start("--port", str(port), "--drain", "60")
+        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+        yield service, port
+
+
+@contextmanager
 def both_ends(service: socket.socket) -> Iterator[None]:
     """A connection to the service, closed by both in the end. (Those of the agent's check are accepted, too.)"""
     with socket.create_connection(service.getsockname()) as client:
@@ -308,10 +323,7 @@ def test_sighup_begins_a_service_drains_another_and_a_wrong_file_changes_nothing
 
 
 def test_sigterm_waits_for_a_long_connection_and_leaves_when_it_has_ended(running: Running) -> None:
-    with listener() as service:
-        port = service.getsockname()[1]
-        running.start("--port", str(port), "--drain", "60")
-        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+    with offered(running) as (service, port):
         serf = running.serf()
         with both_ends(service):
             running.send(signal.SIGTERM)
@@ -323,10 +335,7 @@ def test_sigterm_waits_for_a_long_connection_and_leaves_when_it_has_ended(runnin
 
 
 def test_sigterm_waits_for_a_client_that_has_said_all_and_still_reads(running: Running) -> None:
-    with listener() as service:
-        port = service.getsockname()[1]
-        running.start("--port", str(port), "--drain", "60")
-        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+    with offered(running) as (service, port):
         serf = running.serf()
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.shutdown(socket.SHUT_WR)
@@ -339,10 +348,7 @@ def test_sigterm_waits_for_a_client_that_has_said_all_and_still_reads(running: R
 
 def test_sigterm_waits_for_what_a_slow_reader_has_not_got_yet(running: Running) -> None:
     """The service has written all and closed: nobody but the kernel knows of the connection any more."""
-    with listener() as service:
-        port = service.getsockname()[1]
-        running.start("--port", str(port), "--drain", "60")
-        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+    with offered(running) as (service, port):
         serf = running.serf()
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -361,10 +367,7 @@ def test_sigterm_waits_for_what_a_slow_reader_has_not_got_yet(running: Running) 
 
 
 def test_sighup_while_it_drains_brings_nothing_back(running: Running) -> None:
-    with listener() as service:
-        port = service.getsockname()[1]
-        running.start("--port", str(port), "--drain", "60")
-        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+    with offered(running) as (service, port):
         with both_ends(service):
             running.send(signal.SIGTERM)
             poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}///drain", 60, "its drain")
@@ -375,15 +378,11 @@ def test_sighup_while_it_drains_brings_nothing_back(running: Running) -> None:
 
 
 def test_sigterm_just_after_a_restart_drains_as_any_other(running: Running) -> None:
-    with listener() as service:
-        port = service.getsockname()[1]
-        running.start("--port", str(port), "--drain", "60")
-        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+    with offered(running) as (service, port):
         with both_ends(service):
             running.signal(signal.SIGUSR2)
             running.start("--port", str(port), "--drain", "60")
-            held = 1 << (signal.SIGTERM - 1)
-            poll(lambda: any(int(running.line_of(word), 16) & held for word in ("SigBlk", "SigCgt")), 60, "it to hold back")
+            running.holds_back()
             running.send(signal.SIGTERM)
             poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}///drain", 60, "its drain")
             lasts(lambda: seen_by_the_balancer()[0] == "alive")
@@ -400,16 +399,12 @@ def test_a_balancer_that_comes_when_another_is_joined_is_joined_too(running: Run
 
 def test_sigterm_before_anybody_listens_to_it_is_not_lost(running: Running) -> None:
     running.start()
-    held = 1 << (signal.SIGTERM - 1)
-    poll(lambda: any(int(running.line_of(word), 16) & held for word in ("SigBlk", "SigCgt")), 60, "it to hold back")
+    running.holds_back()
     assert running.signal(signal.SIGTERM) == 0
 
 
 def test_sigterm_waits_for_a_service_that_has_answered_and_still_reads(running: Running) -> None:
-    with listener() as service:
-        port = service.getsockname()[1]
-        running.start("--port", str(port), "--drain", "60")
-        poll(lambda: seen_by_the_balancer()[1].get("s:web") == f"{port}", 60, "its tag")
+    with offered(running) as (service, port):
         serf = running.serf()
         with socket.create_connection(("127.0.0.1", port)), service.accept()[0] as answering:
             answering.shutdown(socket.SHUT_WR)
