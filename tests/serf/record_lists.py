@@ -53,6 +53,10 @@ class Recorder:
         """Wait for a list that shows this node's service so (None: not at all)."""
         await self._poll(lambda: name in self._members and self._members[name].tags.get("s:web") == text)
 
+    def begin_here(self) -> None:
+        """Keep the last list alone of what came until now: how a cluster forms, in one step or three, is another story."""
+        self.rows[:] = [row for row in self.rows if "list" in row][-1:]
+
     def _statuses(self, names: Iterable[str]) -> dict[str, str]:
         return {name: getattr(self._members.get(name), "status", "") for name in names}
 
@@ -178,6 +182,7 @@ async def recorded(name: str, agents: Agents) -> list[dict[str, Any]]:
     record = Recorder(agents)
     record.follow()
     await record.until(n1="alive", n2="alive", n3="alive")
+    record.begin_here()
     await SCRIPTS[name](record)
     await record.unfollow()
     return record.rows
